@@ -53,8 +53,7 @@ claims = ledger.Ledger("aevb", profile=profile, seed=seed)
 class Profile:
     curve_samples: int  # training images a curve of Figure 2; the paper goes to 1e8
     main_samples: int  # the same for AEVB with 20 latent variables
-    pilot_samples: int  # images for each step size tried ("the first few iterations")
-    variant_samples: int  # images for two-dimensional models and for deviations
+    variant_samples: int  # images for trials of the step size, for deviations and for mistakes
     curve_images: int  # test images at a point of a curve
     final_images: int  # training and test images at the end of a curve, and of other measures
     fig3_samples: int  # training images in Figure 3; the paper goes to 6e7
@@ -65,33 +64,39 @@ class Profile:
     hidden: int = 500  # paper; 100 in Figure 3
     batch: int = 100  # paper, M
     step_sizes: tuple[float, ...] = (0.01, 0.02, 0.1)  # paper
+    aevb_step: float = 0.02  # of the paper's three, by the trial below
+    wake_sleep_step: float = 0.01  # the same
     latents: tuple[int, ...] = (3, 5, 10, 20, 200)  # paper
 
 
 PROFILES = {
     "smoke": Profile(
-        curve_samples=500, main_samples=1_000, pilot_samples=300, variant_samples=500,
+        curve_samples=500, main_samples=1_000, variant_samples=500,
         curve_images=200, final_images=500, fig3_samples=200, fig3_large=False, fig3_points=10,
         burn_in=10, iwae_stages=0,
     ),
     "book": Profile(
-        curve_samples=300_000, main_samples=1_000_000, pilot_samples=5_000, variant_samples=100_000,
-        curve_images=5_000, final_images=10_000, fig3_samples=100_000, fig3_large=False,
-        fig3_points=200, burn_in=100, iwae_stages=0,
+        curve_samples=300_000, main_samples=1_000_000, variant_samples=50_000,
+        curve_images=5_000, final_images=10_000, fig3_samples=50_000, fig3_large=False,
+        fig3_points=100, burn_in=100, iwae_stages=0,
     ),
     "long": Profile(
-        curve_samples=1_000_000, main_samples=10_000_000, pilot_samples=10_000,
-        variant_samples=300_000, curve_images=10_000, final_images=10_000, fig3_samples=1_000_000,
+        curve_samples=1_000_000, main_samples=10_000_000,
+        variant_samples=100_000, curve_images=10_000, final_images=10_000, fig3_samples=300_000,
         fig3_large=False, fig3_points=1_000, burn_in=100, iwae_stages=0,
     ),
     "paper": Profile(
-        curve_samples=100_000_000, main_samples=100_000_000, pilot_samples=10_000,
+        curve_samples=100_000_000, main_samples=100_000_000,
         variant_samples=10_000_000, curve_images=10_000, final_images=10_000,
         fig3_samples=60_000_000, fig3_large=True, fig3_points=1_000, burn_in=100, iwae_stages=8,
     ),
 }  # fmt: skip
 cfg = PROFILES[profile]
 claims.settings(cfg)
+training.expect(
+    images=cfg.main_samples + 11 * cfg.curve_samples + 13 * cfg.variant_samples
+    + 7 * cfg.fig3_samples
+)  # fmt: skip
 Table(
     ["setting", *PROFILES],
     [[name, *(asdict(p)[name] for p in PROFILES.values())] for name in asdict(cfg)],
@@ -441,7 +446,7 @@ claims.judge("score-unbiased", ours=worst(score, exact))
 # | outputs of the encoder | $\boldsymbol\mu$ and $\log\boldsymbol\sigma^2$ | paper, appendix C.2 |
 # | minibatch, draws | $M = 100$, $L = 1$ | paper, section 5 |
 # | initial parameters | $\mathcal N(0, 0.01)$, read as variance: std 0.1 | paper; the reading is ours, tested below |
-# | optimiser | Adagrad, step from {0.01, 0.02, 0.1} by early training bound | paper, section 5 |
+# | optimiser | Adagrad; steps 0.02 and 0.01, out of the paper's {0.01, 0.02, 0.1} | paper; the choice is ours, see below |
 # | weight decay | prior $\mathcal N(0, I)$ on $\theta$: $\theta/N$ added to the gradient of the mean loss | paper, section 5 |
 # | pixels | grey levels in $[0, 1]$ as Bernoulli targets | ours; the paper does not say |
 # | minibatches | drawn with replacement | ours; Algorithm 1 says "random minibatch" |
@@ -523,19 +528,41 @@ def train(name, objective, vae, *, lr, samples, images=train_images, held_out=te
         if t.count in measured_at:
             test = bound_on(vae, held_out[: cfg.curve_images])
             t.note(samples=t.count * cfg.batch, train=torch.stack(recent).mean(), test=test)
+        if t.count * cfg.batch == cfg.curve_samples and images is train_images:
+            t.note(gap=bound_on(vae, train_end) - bound_on(vae, test_end))
     return t
 
 
-def choose_step_size(name, objective, latents):
-    """The paper's protocol: the step size with the best training bound in the first iterations."""
-    bounds = {}
-    for lr in cfg.step_sizes:
-        vae = new_vae(latents)
-        pilot = train(f"pilot-{name}-{lr}", objective, vae, lr=lr, samples=cfg.pilot_samples)
-        bounds[lr] = pilot.history["train"][-1]
-    finite = {lr: b for lr, b in bounds.items() if math.isfinite(b)}
-    return max(finite, key=finite.get)
+# %% [markdown]
+# ### The step size, and what the first iterations say about it
+#
+# The paper takes Adagrad's step from {0.01, 0.02, 0.1}, "based on performance on the training set in the
+# first few iterations". Here are the three on both methods with 20 latent variables, the mean bound over the
+# training images seen on the way, and the bound at the end on images of the training set:
 
+# %%
+methods = {"AEVB": aevb_objective, "wake-sleep": wake_sleep_objective}
+step_of = {"AEVB": cfg.aevb_step, "wake-sleep": cfg.wake_sleep_step}
+trials = {}
+for method, objective in methods.items():
+    for lr in cfg.step_sizes:
+        vae = new_vae(20)
+        train(f"step-{method}-{lr}", objective, vae, lr=lr, samples=cfg.variant_samples)
+        trials[method, lr] = bound_on(vae, train_end), bound_on(vae, test_end)
+        claims.value(f"step-{method}-{lr}", trials[method, lr][0], unit="nats", format=".1f")
+claims.value("variant-samples", cfg.variant_samples, unit="images", format=",.0f")
+Table(
+    ["method", *(f"step {lr}" for lr in cfg.step_sizes)],
+    [[m, *(f"{trials[m, lr][0]:.4g}" for lr in cfg.step_sizes)] for m in methods],
+)
+
+# %% [markdown]
+# (Training bound after {result}`variant-samples` images.) With weights of standard deviation 0.1 the first
+# gradients are huge, and Adagrad divides by the root of the sum of *all* squared gradients since the
+# start: it never forgets a bad beginning. A step of 0.1 overshoots in the first iterations and pays for it
+# ever after. Between 0.01 and 0.02 the first iterations are a poor guide: the smaller step looks better for AEVB
+# early on and is overtaken later. All curves below use 0.02 for AEVB and 0.01 for wake-sleep, for each the
+# better of the two in longer trials, so that the rival is not handicapped.
 
 # %% [markdown]
 # ## How noisy is the gradient?
@@ -605,22 +632,19 @@ claims.value("a-factor-end", last["SGVB A"] / last["SGVB B"], unit="", format=".
 # %% [markdown]
 # ## Figure 2: the bound against wake-sleep
 #
-# Both methods, five sizes of the latent space, the paper's networks. For each curve the step size is
-# chosen first, as the paper does.
+# Both methods, five sizes of the latent space, the paper's networks.
 
 # %%
-methods = {"AEVB": aevb_objective, "wake-sleep": wake_sleep_objective}
-models, curves, chosen, seconds = {}, {}, {}, {}
+models, curves, seconds = {}, {}, {}
 for latents in cfg.latents:
     for method, objective in methods.items():
         name = f"{method}-{latents}"
         main = method == "AEVB" and latents == 20
-        chosen[name] = choose_step_size(name, objective, latents)
         vae = new_vae(latents)
         samples = cfg.main_samples if main else cfg.curve_samples
-        t = train(f"fig2-{name}", objective, vae, lr=chosen[name], samples=samples)
+        t = train(f"fig2-{name}", objective, vae, lr=step_of[method], samples=samples)
         models[name], curves[name], seconds[name] = vae, t.history, t.seconds
-        claims.series(f"fig2-{name}", **t.history)
+        claims.series(f"fig2-{name}", **{k: t.history[k] for k in ("samples", "train", "test")})
 
 # %% [markdown]
 # The end of every curve is measured once more on all test images and on as many training images (10 000
@@ -631,9 +655,9 @@ final = {}
 for name, vae in models.items():
     final[name] = {"test": bound_on(vae, test_end), "train": bound_on(vae, train_end)}
 Table(
-    ["curve", "step size", "images seen", "test bound", "train bound"],
+    ["curve", "images seen", "test bound", "train bound"],
     [
-        [name, chosen[name], f"{curves[name]['samples'][-1]:,.0f}"]
+        [name, f"{curves[name]['samples'][-1]:,.0f}"]
         + [f"{final[name][part]:.2f}" for part in ("test", "train")]
         for name in models
     ],
@@ -753,11 +777,10 @@ claims.judge("nz20-bound", ours=final["AEVB-20"]["test"])
 
 
 # %%
-def overfit(name):
-    return final[name]["train"] - final[name]["test"]
-
-
-claims.judge("superfluous-overfit", ours=overfit("AEVB-200") - overfit("AEVB-20"))
+overfit = {n: curves[f"AEVB-{n}"]["gap"][0] for n in (20, 200)}
+claims.value("gap-20", overfit[20], unit="nats", format=".2f")
+claims.value("gap-200", overfit[200], unit="nats", format=".2f")
+claims.judge("superfluous-overfit", ours=overfit[200] - overfit[20])
 claims.judge("superfluous-bound", ours=at["AEVB", 200] - at["AEVB", 20])
 
 
@@ -768,11 +791,13 @@ def penalty_by_latent(vae):
 
 
 for latents in (20, 200):
-    active = (penalty_by_latent(models[f"AEVB-{latents}"]) > 0.01).sum()
+    active = (penalty_by_latent(models[f"AEVB-{latents}"]) > 0.1).sum()
     claims.value(f"active-{latents}", active.item(), unit="", format=".0f")
 
 # %% [markdown]
-# Of 20 latent variables {result}`active-20` carry more than 0.01 nats on average, of 200
+# After {result}`curve-samples` images the training bound is better than the test bound by
+# {result}`gap-20` nats with 20 latent variables and by {result}`gap-200` with 200.
+# Of 20 latent variables {result}`active-20` carry more than 0.1 nats on average, of 200
 # {result}`active-200`. Early in training the many random inputs of the decoder are plain noise that has to
 # be switched off first, which is why the curve with 200 starts so much lower: a short run sees a
 # difference in speed, and only a long one can see what the paper means.
@@ -815,15 +840,9 @@ claims.value("seconds-per-million", 1e6 * per_image, unit="s", format=".0f")
 
 # %%
 narrow_vae = new_vae(20, std=0.01)
-narrow = train(
-    "std-0.01", aevb_objective, narrow_vae, lr=chosen["AEVB-20"], samples=cfg.variant_samples
-)
-wide_vae = new_vae(20, std=0.1)
-wide = train("std-0.1", aevb_objective, wide_vae, lr=chosen["AEVB-20"], samples=cfg.variant_samples)
-init = {"0.1": bound_on(wide_vae, test_end), "0.01": bound_on(narrow_vae, test_end)}
-claims.value("init-0.1", init["0.1"], unit="nats", format=".1f")
-claims.value("init-0.01", init["0.01"], unit="nats", format=".1f")
-claims.value("variant-samples", cfg.variant_samples, unit="images", format=",.0f")
+train("std-0.01", aevb_objective, narrow_vae, lr=cfg.aevb_step, samples=cfg.variant_samples)
+claims.value("init-0.1", trials["AEVB", cfg.aevb_step][1], unit="nats", format=".1f")
+claims.value("init-0.01", bound_on(narrow_vae, test_end), unit="nats", format=".1f")
 
 # %% [markdown]
 # After {result}`variant-samples` images the test bound is {result}`init-0.1` nats from std 0.1 and
@@ -918,8 +937,8 @@ def fig3_run(method, images, stop):
     """Train one method up to `stop` images; a later call goes on from its checkpoint."""
     name = f"fig3-{method}-{len(images)}"
     if method == "Monte Carlo EM":
-        return train_mcem(name, images, lr=0.02, samples=stop)
-    t = new_training(name, new_vae(3, hidden=100), 0.02, len(images))
+        return train_mcem(name, images, lr=cfg.aevb_step, samples=stop)
+    t = new_training(name, new_vae(3, hidden=100), step_of[method], len(images))
     for x in t.batches(images, size=cfg.batch, steps=stop // cfg.batch):
         loss, _ = methods[method](t.model, x, t.generator)
         t.step(loss)
@@ -1018,22 +1037,10 @@ claims.judge("mcem-cost", ours=small_seconds["Monte Carlo EM"] / small_seconds["
 #
 # With two latent variables the whole space can be laid out as a sheet: a grid on the unit square, through
 # the inverse distribution function of the normal, so that every tile stands for equally much probability.
-# Beside it, a plain autoencoder with the same networks and the same number of images, trained on the
-# reconstruction term alone.
 
 # %%
-chosen_2 = chosen["AEVB-20"]
 vae_2 = new_vae(2)
-train("two", aevb_objective, vae_2, lr=chosen_2, samples=cfg.variant_samples)
-
-
-def autoencoder_objective(vae, x, generator):
-    log_likelihood = vae.decoder.log_likelihood(x, vae.encoder(x).mu)
-    return -log_likelihood.mean(), log_likelihood.detach().mean()
-
-
-plain_2 = new_vae(2)
-train("plain", autoencoder_objective, plain_2, lr=chosen_2, samples=cfg.variant_samples)
+train("two", aevb_objective, vae_2, lr=cfg.aevb_step, samples=cfg.curve_samples)
 
 
 def manifold(vae, side):
@@ -1044,71 +1051,71 @@ def manifold(vae, side):
         return vae.decoder.mean(z)
 
 
-with torch.no_grad():
-    code_std = {
-        "vae": vae_2.encoder(test_end).mu.std().item(),
-        "plain": plain_2.encoder(test_end).mu.std().item(),
-    }
-
-
 # %% tags=["hide-input"]
-def draw_manifolds():
-    figure, axs = plotting.axes(1, 2, figsize=(6.4, 3.5))
-    for ax, vae, title in zip(
-        axs, (vae_2, plain_2), ("variational", "plain autoencoder"), strict=True
-    ):
-        plotting.sheet(ax, manifold(vae, 14), columns=14, title=title)
+def draw_manifold():
+    figure, ax = plotting.axes(figsize=(4.8, 4.8))
+    plotting.sheet(ax, manifold(vae_2, 18), columns=18)
     return figure
 
 
 plotting.show(
-    draw_manifolds,
+    draw_manifold,
     name="figure-4",
-    alt="Two sheets of 14 by 14 decoded pictures over the central 93 % of a two-dimensional normal in "
-    "each direction. Left the variational model, right the plain "
-    "autoencoder, whose codes spread over "
-    f"{code_std['plain'] / code_std['vae']:.1f} times the width.",
+    alt="A sheet of 18 by 18 decoded pictures over the central 94 % of a two-dimensional normal in each "
+    f"direction; the model's test bound is {bound_on(vae_2, test_end):.0f} nats.",
     caption=f"Figure 4 on MNIST: two latent variables, profile {profile}, seed {seed}, "
-    f"{cfg.variant_samples:,} training images.",
+    f"{cfg.curve_samples:,} training images.",
 )
 
 # %% [markdown]
-# Why does decoding noise work for one and not for the other? Nothing in the plain autoencoder's objective
-# says *where* codes should lie, so a normal draw lands where the decoder was never trained. The penalty of
-# the VAE pulls the codes of all pictures together over the prior.
+# ### Decoding noise
+#
+# Why does decoding noise give digits, and would it with a plain autoencoder? Train one: the same networks with
+# ten latent variables, as many images, but the reconstruction term alone and no noise. Nothing in its objective
+# says *where* codes should lie. The penalty of the VAE pulls them over the prior.
+
+
+# %%
+def autoencoder_objective(vae, x, generator):
+    log_likelihood = vae.decoder.log_likelihood(x, vae.encoder(x).mu)
+    return -log_likelihood.mean(), log_likelihood.detach().mean()
+
+
+plain = new_vae(10)
+train("plain", autoencoder_objective, plain, lr=cfg.aevb_step, samples=cfg.curve_samples)
+encoders = {"variational": models["AEVB-10"], "plain": plain}
+with torch.no_grad():
+    codes = {name: vae.encoder(test_end).mu for name, vae in encoders.items()}
+code_norm = {name: c.norm(dim=1).mean().item() for name, c in codes.items()}
 
 
 # %% tags=["hide-input"]
 def draw_codes():
     figure, axs = plotting.axes(1, 2, figsize=(6.4, 3.2))
-    labels = mnist.test_labels[:2000].cpu().numpy()
-    for ax, vae, title in zip(
-        axs, (vae_2, plain_2), ("variational", "plain autoencoder"), strict=True
-    ):
-        with torch.no_grad():
-            codes = vae.encoder(test_images[:2000]).mu.cpu().numpy()
-        ax.scatter(*codes.T, c=labels, s=3, cmap="tab10")
+    labels = mnist.test_labels[: len(test_end)].cpu().numpy()[:2000]
+    for ax, (name, c) in zip(axs, codes.items(), strict=True):
+        ax.scatter(*c[:2000, :2].cpu().numpy().T, c=labels, s=3, cmap="tab10")
         ax.add_patch(plotting.circle(2.0))
-        ax.set(title=title, xlabel="z1")
-    axs[0].set_ylabel("z2")
+        ax.set(title=name, xlabel="first latent", aspect="equal", adjustable="datalim")
+    axs[0].set_ylabel("second latent")
     return figure
 
 
 plotting.show(
     draw_codes,
     name="codes",
-    alt="Codes of 2000 test images in two dimensions, coloured by digit. Standard deviation of the "
-    f"coordinates: {code_std['vae']:.1f} for the variational model, {code_std['plain']:.1f} for the "
-    "plain autoencoder, against 1 for the prior, whose 86 % circle is drawn.",
-    caption=f"Encoder means of 2000 MNIST test images: profile {profile}, seed {seed}. The circle holds "
-    "86 % of the prior.",
+    alt="Codes of test images in the first two of ten dimensions, coloured by digit. Mean length of a "
+    f"code: {code_norm['variational']:.1f} for the variational model, {code_norm['plain']:.1f} for the "
+    "plain autoencoder; 3.1 for a draw from the prior, whose 86 % circle is drawn.",
+    caption=f"Encoder means of up to 2000 MNIST test images: profile {profile}, seed {seed}. The circle "
+    "holds 86 % of the prior.",
 )
 
 # %% [markdown]
 # The number behind it: the Fréchet distance between decoded noise and test images, in the 50 leading
 # principal components of the training pixels (no network is involved; it is *not* an FID). As a floor, the
-# same distance between training and test images. The plain autoencoder gets a second chance: noise from a
-# Gaussian fitted to its own codes.
+# same distance between training and test images. Both models get a second chance: noise from a Gaussian
+# fitted to their own codes.
 
 # %%
 mean, directions = metrics.principal_components(train_end, components=50)
@@ -1121,36 +1128,34 @@ def distance_to_test(images):
     return metrics.frechet_distance(project(images), project(test_end))
 
 
-def decoded_noise(vae, n=cfg.final_images):
-    with torch.no_grad():
-        return vae.decoder.mean(vae.prior_sample(n, training.stream(seed, "samples", device)))
+@torch.no_grad()
+def decoded(vae, *, fitted):
+    z = vae.prior_sample(cfg.final_images, training.stream(seed, "samples", device))
+    if fitted:
+        own = vae.encoder(train_end).mu
+        z = own.mean(dim=0) + z @ torch.linalg.cholesky(torch.cov(own.T)).T
+    return vae.decoder.mean(z)
 
 
-def decoded_fitted(vae, n=cfg.final_images):
-    with torch.no_grad():
-        codes = vae.encoder(train_end).mu
-        root = torch.linalg.cholesky(torch.cov(codes.T))
-        z = vae.prior_sample(n, training.stream(seed, "samples", device)) @ root.T
-        return vae.decoder.mean(z + codes.mean(dim=0))
-
-
-distance = {
-    "floor": distance_to_test(train_end),
-    "vae": distance_to_test(decoded_noise(vae_2)),
-    "plain": distance_to_test(decoded_noise(plain_2)),
-    "fitted": distance_to_test(decoded_fitted(plain_2)),
-}
-for name, d in distance.items():
-    claims.value(f"noise-{name}", d, unit="", format=".2f")
-claims.judge("decoding-noise", ours=distance["plain"] / distance["vae"])
+claims.value("noise-floor", distance_to_test(train_end), unit="", format=".2f")
+distance = {}
+for name, vae in encoders.items():
+    for source in ("prior", "fitted"):
+        d = distance_to_test(decoded(vae, fitted=source == "fitted"))
+        distance[name, source] = d
+        claims.value(f"noise-{name}-{source}", d, unit="", format=".1f")
+claims.judge("decoding-noise", ours=distance["plain", "prior"] / distance["variational", "prior"])
 
 # %% [markdown]
-# | samples | distance to test images |
-# |---|---|
-# | training images (the floor) | {result}`noise-floor` |
-# | variational model, noise decoded | {result}`noise-vae` |
-# | plain autoencoder, noise decoded | {result}`noise-plain` |
-# | plain autoencoder, Gaussian fitted to its codes | {result}`noise-fitted` |
+# | samples | noise from the prior | from a Gaussian fitted to the codes |
+# |---|---|---|
+# | variational model | {result}`noise-variational-prior` | {result}`noise-variational-fitted` |
+# | plain autoencoder | {result}`noise-plain-prior` | {result}`noise-plain-fitted` |
+#
+# (The floor, training against test images, is {result}`noise-floor`; decoded pictures are means, smoother than
+# data, so no model comes near it.) Noise from the prior is where the two part. The second column is a warning
+# against the easy moral: with a Gaussian fitted to its codes the plain autoencoder samples respectably, and what
+# the VAE buys is that the place of the codes is known *beforehand* and comes with a bound.
 #
 # Samples by size of the latent space, as in Figure 5:
 
@@ -1243,6 +1248,13 @@ claims.judge("fig2-frey", ours=min(advantage) if frey else None)
 show(iwae.iwae_objective)
 
 # %% [markdown]
+# The recipe has traps of its own. The code that the authors published says that it made the table's numbers,
+# and differs from the paper's text in things that matter: Adam's $\beta_1$ is 0.99, not 0.9; its second
+# moments start at 1, not 0; the network's exponential gives $\sigma$, not $\sigma^2$; the last 400 training
+# images are left out; the order of the images is never shuffled; the gradient is summed over the minibatch of 20,
+# which Adam would not notice but for its large $\epsilon = 10^{-4}$. Here the paper's text is followed where it
+# speaks, and the sum over the minibatch where it is silent.
+#
 # The order of the bounds, on the toy with an arbitrary $q$:
 
 # %%
@@ -1309,7 +1321,9 @@ for layers, architecture in ((1, iwae.ONE_LAYER), (2, iwae.TWO_LAYERS)):
             name = f"{kind}-{layers}-k{k}"
             table1[name] = iwae_row(name, architecture, objective, k)
             claims.judge(f"table1-{name}", ours=table1[name][0] if cfg.iwae_stages else None)
-claims.judge("table1-active", ours=table1["vae-1-k1"][1] if cfg.iwae_stages else None)
+            if layers == 1:
+                active = table1[name][1] if cfg.iwae_stages else None
+                claims.judge(f"table1-{name}-active", ours=active)
 
 # %% [markdown]
 # ## What goes wrong, and how it looks
@@ -1318,7 +1332,8 @@ claims.judge("table1-active", ours=table1["vae-1-k1"][1] if cfg.iwae_stages else
 # variables and then judged by the correct bound.
 #
 # * **Averaging the reconstruction over pixels** instead of summing it, while the penalty is summed over
-#   latents: the penalty weighs 784 times too much, and the encoder gives up.
+#   latents: the penalty weighs 784 times too much, and
+#   the encoder gives up: the rate goes to zero and every picture is decoded to the same blur.
 # * **Taking the output for $\log\sigma$ in one place and $\log\sigma^2$ in the other**: the code trains a bound
 #   that is not one.
 # * **Forgetting the noise**: with the mean decoded instead of a draw the variance is free to do what the penalty
@@ -1349,23 +1364,22 @@ def noiseless(vae, x, generator):
 
 
 mistakes = {"averaged": averaged_over_pixels, "confused": sigma_confused, "noiseless": noiseless}
-broken = {}
 for name, objective in mistakes.items():
     vae = new_vae(20)
-    t = train(f"wrong-{name}", objective, vae, lr=chosen["AEVB-20"], samples=cfg.variant_samples)
-    active = (penalty_by_latent(vae) > 0.01).sum().item()
-    broken[name] = (t.history["train"][-1], bound_on(vae, test_end), active)
-    claims.value(f"wrong-{name}-believed", broken[name][0], unit="nats", format=".1f")
-    claims.value(f"wrong-{name}-true", broken[name][1], unit="nats", format=".1f")
-    claims.value(f"wrong-{name}-active", active, unit="", format=".0f")
+    t = train(f"wrong-{name}", objective, vae, lr=cfg.aevb_step, samples=cfg.variant_samples)
+    claims.value(f"wrong-{name}-believed", t.history["train"][-1], unit="nats", format=".1f")
+    claims.value(f"wrong-{name}-true", bound_on(vae, test_end), unit="nats", format=".1f")
+    claims.value(
+        f"wrong-{name}-rate", penalty_by_latent(vae).sum().item(), unit="nats", format=".1f"
+    )
 
 # %% [markdown]
-# | mistake | objective as reported | correct test bound | active latents of 20 |
+# | mistake | objective as reported | correct test bound | rate, nats |
 # |---|---|---|---|
 # | none (std 0.1 above) | | {result}`init-0.1` | |
-# | averaged over pixels | {result}`wrong-averaged-believed` | {result}`wrong-averaged-true` | {result}`wrong-averaged-active` |
-# | σ confused with σ² | {result}`wrong-confused-believed` | {result}`wrong-confused-true` | {result}`wrong-confused-active` |
-# | no noise | {result}`wrong-noiseless-believed` | {result}`wrong-noiseless-true` | {result}`wrong-noiseless-active` |
+# | averaged over pixels | {result}`wrong-averaged-believed` | {result}`wrong-averaged-true` | {result}`wrong-averaged-rate` |
+# | σ confused with σ² | {result}`wrong-confused-believed` | {result}`wrong-confused-true` | {result}`wrong-confused-rate` |
+# | no noise | {result}`wrong-noiseless-believed` | {result}`wrong-noiseless-true` | {result}`wrong-noiseless-rate` |
 #
 # The reported number of a wrong objective says nothing about the model: only an evaluation by separate, tested
 # code does.
@@ -1386,12 +1400,12 @@ def binarised_objective(vae, x, generator):
 
 
 vae = new_vae(20)
-train("binary", binarised_objective, vae, lr=chosen["AEVB-20"], samples=cfg.variant_samples)
+train("binary", binarised_objective, vae, lr=cfg.aevb_step, samples=cfg.variant_samples)
 coin = torch.bernoulli(test_end, generator=training.stream(seed, "coin", device))
 claims.value("binary-test", bound_on(vae, coin), unit="nats", format=".1f")
 
 vae = new_vae(20)
-t = new_training("passes", vae, chosen["AEVB-20"], len(train_images))
+t = new_training("passes", vae, cfg.aevb_step, len(train_images))
 while t.count < cfg.variant_samples // cfg.batch:
     shuffled = torch.randperm(len(train_images), generator=t.generator, device=device)
     for rows in shuffled.split(cfg.batch)[: cfg.variant_samples // cfg.batch - t.count]:
@@ -1400,7 +1414,7 @@ while t.count < cfg.variant_samples // cfg.batch:
 claims.value("passes-test", bound_on(vae, test_end), unit="nats", format=".1f")
 
 vae = new_vae(20)
-t = new_training("no-decay", vae, chosen["AEVB-20"], math.inf)
+t = new_training("no-decay", vae, cfg.aevb_step, math.inf)
 for x in t.batches(train_images, size=cfg.batch, steps=cfg.variant_samples // cfg.batch):
     loss, _ = aevb_objective(vae, x, t.generator)
     t.step(loss)

@@ -193,7 +193,7 @@ def ledger(
     if as_json:
         import json
 
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))
         return
     from genbook.runs.table import print_rows
 

@@ -42,6 +42,8 @@ RULE_FIELDS: dict[str, tuple[str, ...]] = {
     "at_most": ("value",),
     "ordering": ("order", "margin"),
 }
+TABLES = ("chapter", "claims")
+CHAPTER_FIELDS = ("title", "data", "optional_data")
 CLAIM_FIELDS: dict[str, tuple[type, ...]] = {
     "statement": (str,),
     "source": (str,),
@@ -160,6 +162,13 @@ def read_claims(name: str, root: Path | None = None) -> ChapterClaims:
     head = table.get("chapter", {})
     if "title" not in head:
         raise ClaimsError(f"chapters/{name}.claims.toml: [chapter] needs a title")
+    for where, found, known in (("", table, TABLES), ("[chapter] ", head, CHAPTER_FIELDS)):
+        for field in found:
+            if field not in known:
+                raise ClaimsError(
+                    f"chapters/{name}.claims.toml: {where}unknown name '{field}'; "
+                    + nearest(field, known)
+                )
     claims = {key: _claim(key, name, body) for key, body in table.get("claims", {}).items()}
     return ChapterClaims(
         name,
@@ -266,8 +275,9 @@ class Ledger:
             raise ClaimsError(
                 f"claim '{claim_id}': a rule of kind '{claim.rule['kind']}' got {ours!r}"
             )
-        numbers: Any = [float(x) for x in ours] if isinstance(ours, Sequence) else ours
-        numbers = float(numbers) if isinstance(numbers, int | float) else numbers
+        numbers: Any = ours
+        if ours is not None:  # a tensor or numpy scalar must not reach the record
+            numbers = [float(x) for x in ours] if isinstance(ours, Sequence) else float(ours)
         if isinstance(numbers, list) and len(numbers) < 2:
             raise ClaimsError(f"claim '{claim_id}': an ordering needs two numbers or more")
         verdict = claim.verdict(numbers, self.profile)

@@ -19,7 +19,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
             raise ValueError(f"the {name} set has {len(x)} points in {x.shape[1]} dimensions")
     a, b = a.double(), b.double()
     mean_gap = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    cov_a, cov_b = (torch.cov(x.T).reshape(x.shape[1], -1) for x in (a, b))
     values, vectors = torch.linalg.eigh(cov_a)
     root_a = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0.0).sqrt().sum()

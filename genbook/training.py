@@ -19,6 +19,8 @@ from torch.optim.optimizer import ParamsT
 from genbook.ledger import ROOT, write_json
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_seen: dict[str, int] = {}  # training images so far, by training: for the run's progress line
+_expected = {"images": 0}
 
 
 def run_folder() -> Path:
@@ -83,12 +85,14 @@ class Training:
             yield x.float().div_(255.0) if x.dtype == torch.uint8 else x
             now = time.monotonic()
             self.seconds = before + now - started
+            _seen[self.name] = self.count * size
             if now - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save()
-                log_progress(self.name, self.count / steps)
+                log_progress(self.name)
                 saved = now
+        _seen[self.name] = self.count * size
         self.save()
-        log_progress(self.name, 1.0)
+        log_progress(self.name)
 
     def step(self, loss: Tensor) -> None:
         """One optimiser step on a scalar loss."""
@@ -139,8 +143,15 @@ def _metadata(path: Path) -> dict[str, str]:
     return notes
 
 
-def log_progress(what: str, done: float | None = None) -> None:
+def expect(*, images: int) -> None:
+    """Say how many training images the whole run will see, so that it can tell how far it is."""
+    _expected["images"] = images
+
+
+def log_progress(what: str) -> None:
     """Append one line to the run's log.jsonl, which the command line shows while a run works."""
+    expected = _expected["images"]
+    done = min(sum(_seen.values()) / expected, 0.99) if expected else None
     line = {"event": "progress", "what": what, "done": done, "time": round(time.time(), 1)}
     with (run_folder() / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
@@ -155,5 +166,5 @@ def remember(name: str, compute: Any) -> Any:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, compute())
-        log_progress(name, 1.0)
+        log_progress(name)
     return json.loads(path.read_text(encoding="utf-8"))
