@@ -560,9 +560,10 @@ Table(
 # (Training bound after {result}`variant-samples` images.) With weights of standard deviation 0.1 the first
 # gradients are huge, and Adagrad divides by the root of the sum of *all* squared gradients since the
 # start: it never forgets a bad beginning. A step of 0.1 overshoots in the first iterations and pays for it
-# ever after. Between 0.01 and 0.02 the first iterations are a poor guide: the smaller step looks better for AEVB
-# early on and is overtaken later. All curves below use 0.02 for AEVB and 0.01 for wake-sleep, for each the
-# better of the two in longer trials, so that the rival is not handicapped.
+# ever after. Between 0.01 and 0.02 so few iterations are a poor guide: they favour one step for AEVB and
+# the other for wake-sleep by margins that turn round later. All curves below use 0.02 for AEVB and 0.01 for
+# wake-sleep, which for each was the better of the two at the end of a curve of 300 000 images. That choice is
+# ours and was made once, with another seed; the rival is not handicapped by it.
 
 # %% [markdown]
 # ## How noisy is the gradient?
@@ -1203,7 +1204,7 @@ claims.value("distortion", distortion.mean().item(), unit="nats", format=".1f")
 #
 # The lower half of Figure 2 is on the Frey Face data (1965 pictures of one face, 28 by 20 pixels), with a
 # Gaussian decoder. The file is no longer served where it was; put your own copy in the data folder (the
-# [setup page](../book/setup.md) says where) and this section runs on it. The held-out part is ours: 200
+# [setup page](../setup.md) says where) and this section runs on it. The held-out part is ours: 200
 # frames drawn at random.
 
 

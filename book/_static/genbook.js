@@ -1,0 +1,21 @@
+// A formula or table that is wider than its box scrolls inside it.  Make such a box, and only
+// such a box, reachable from the keyboard.
+(() => {
+  const boxes = "mjx-container[display], div.math, div.cell_output .output, .gb-scroll, .gb-table";
+
+  function mark() {
+    for (const box of document.querySelectorAll(boxes)) {
+      if (box.scrollWidth > box.clientWidth) {
+        box.tabIndex = 0;
+      } else {
+        box.removeAttribute("tabindex");
+      }
+    }
+  }
+
+  window.addEventListener("load", () => {
+    mark();
+    window.MathJax?.startup?.promise.then(mark);
+  });
+  window.addEventListener("resize", mark);
+})();

@@ -1,0 +1,203 @@
+"""Several runs side by side, each a worker process, with progress and an estimate.
+
+The scheduler only starts workers, reads their events and the log of their chapter, and reports.
+Ctrl-C, an exception or `kill -9` of the scheduler closes the workers' pipes, on which they end;
+their part folders stay, and the next call goes on from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genbook import ledger
+from genbook.runs import store, worker
+from genbook.runs.chapter import data_of
+from genbook.runs.identity import PACKAGE, Identity, Request, identity
+from genbook.runs.progress import Display, Follower
+
+WORKER = "import sys; from genbook.runs.worker import main; sys.exit(main())"
+POLL_SECONDS = 0.25
+# How long a cancelled worker may take to end its kernel before it is killed itself.
+GRACE_SECONDS = 5.0
+
+
+class RunFailedError(Exception):
+    """One or more runs failed; the message says which, where, and what is left of them."""
+
+    def __init__(self, failures: Sequence[str], timed_out: bool):
+        super().__init__("\n\n".join(failures))
+        self.timed_out = timed_out
+
+
+@dataclass
+class Task:
+    """A request on its way: `queued`, `waiting`, `running`, then `done`, `kept` or `failed`."""
+
+    request: Request
+    identity: Identity
+    why: str = ""
+    state: str = "queued"
+    folder: Path | None = None
+    failure: str = ""
+    timed_out: bool = False
+    follower: Follower = field(default_factory=Follower)
+    _process: subprocess.Popen[bytes] | None = None
+    _pending: bytes = b""
+    _errors: bytes = b""
+
+    def start(self, force: bool, timeout: float | None) -> None:
+        """Start the worker; its events and the end of its life are seen by `poll`."""
+        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WORKER],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "GENBOOK_ROOT": str(ledger.ROOT)},
+            start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._process.stdin.write(worker.job(self.request, self.identity, force, timeout))
+        self._process.stdin.flush()
+        for stream in (self._process.stdout, self._process.stderr):
+            os.set_blocking(stream.fileno(), False)
+        self.state = "running"
+        self.follower.begin()
+
+    def poll(self) -> None:
+        """Take in what the worker has said, and the progress that the chapter has logged."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        code = self._process.poll()
+        self._pending += self._process.stdout.read() or b""
+        self._errors += self._process.stderr.read() or b""
+        *lines, self._pending = self._pending.split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
+        self.follower.read()
+        if code is not None and self.state in ("running", "waiting"):
+            self._fail(f"its worker ended with status {code}\n{self._errors.decode()[-4000:]}")
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "waiting":
+                self.state, self.why = "waiting", event["why"]
+            case "started":
+                self.state = "running"
+                self.follower.begin(Path(event["part"]), resumed=event["resumed"])
+            case "finished":
+                self.state = "done" if event["new"] else "kept"
+                self.folder = Path(event["folder"])
+            case "changed":
+                self._fail("its source changed at the moment it was started; start it again")
+            case "failed":
+                self._explain(Path(event["part"]), Path(event["failure"]))
+
+    def _explain(self, part: Path, path: Path) -> None:
+        failure = json.loads(path.read_text(encoding="utf-8"))
+        self.timed_out = failure["timed_out"]
+        text = failure["traceback"].rstrip()
+        if failure["cell"]:
+            indented = "\n".join(f"    {line}" for line in failure["source"].splitlines())
+            text = f"code cell {failure['cell']} failed:\n\n{indented}\n\n{text}"
+        self._fail(f"{text}\nwhat it left, checkpoints included, is kept in {part}")
+
+    def _fail(self, reason: str) -> None:
+        self.state, self.failure = "failed", f"{self.request.label()}: {reason}"
+
+    def cancel(self) -> None:
+        """Close the worker's pipe: it ends its children and itself."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def reap(self) -> None:
+        """Wait for a cancelled or finished worker; kill it when it does not end."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def execute(
+    requests: Sequence[Request],
+    *,
+    jobs: int = 2,
+    timeout: float | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> list[store.Run]:
+    """Make these runs, `jobs` side by side, and return them in order; those that are finished
+    already are not run again unless `force`.
+
+    `timeout` is a wall-clock limit in seconds for each run. All requests are tried before
+    `RunFailedError` tells of those that failed. Missing data is fetched first.
+    """
+    tasks = [_task(request, force) for request in dict.fromkeys(requests)]
+    _fetch(tasks, quiet)
+    with Display(quiet) as display:
+        try:
+            _run(tasks, jobs, timeout, force, display)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                task.reap()
+    failures = [task.failure for task in tasks if task.failure]
+    if failures:
+        raise RunFailedError(failures, all(t.timed_out for t in tasks if t.failure))
+    return [store.read(task.folder) for task in tasks if task.folder is not None]
+
+
+def _task(request: Request, force: bool) -> Task:
+    name = identity(request)
+    folder = store.folder_of(request, name)
+    task = Task(request, name)
+    if folder.is_dir() and not force:
+        store.read(folder)
+        task.state, task.folder = "kept", folder
+    else:
+        task.why = "forced" if folder.is_dir() else store.why_new(request, name)
+        task.follower.expect(store.last_seconds(request))
+    return task
+
+
+def _fetch(tasks: Sequence[Task], quiet: bool) -> None:
+    """Bring the data that the queued runs need; an error of the data room says what to do."""
+    wanted = data_of(task.request.chapter for task in tasks if task.state == "queued")
+    if not wanted:
+        return
+    from genbook import data
+
+    for name in wanted:
+        data.fetch(name, progress=None if quiet else data.to_stderr)
+
+
+def _run(
+    tasks: Sequence[Task], jobs: int, timeout: float | None, force: bool, display: Display
+) -> None:
+    """Keep `jobs` workers going until every task is over."""
+    active: list[Task] = []
+    queued = [task for task in tasks if task.state == "queued"]
+    display.show(tasks)
+    while queued or active:
+        while queued and len(active) < max(1, jobs):
+            task = queued.pop(0)
+            task.start(force, timeout)
+            active.append(task)
+        time.sleep(POLL_SECONDS)
+        for task in active:
+            task.poll()
+        active = [task for task in active if task.state in ("running", "waiting")]
+        display.show(tasks)

@@ -1,0 +1,60 @@
+"""Run a chapter's code cells as one plain program: `python -P script.py JOB.json`.
+
+Started by path in a process of its own, so it imports nothing but the standard library: the
+chapter must see the library of its snapshot, not the one that the scheduler has imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    module = types.ModuleType("__main__")
+    module.__file__ = job["file"]
+    sys.modules["__main__"] = module
+    sys.argv = [job["file"]]
+    for cell in job["cells"]:
+        # The blank lines put every traceback on the chapter's own line numbers.
+        source = "\n" * (cell["line"] - 1) + cell["source"]
+        try:
+            exec(compile(source, cell["file"], "exec", dont_inherit=True), module.__dict__)
+        except BaseException as error:  # SystemExit in a cell is a failure too
+            frames = error.__traceback__.tb_next if error.__traceback__ else None
+            lines = traceback.format_exception(type(error), error, frames)
+            failure = {
+                "cell": cell["number"],
+                "source": cell["source"],
+                "traceback": "".join(lines),
+            }
+            Path(job["failure"]).write_text(json.dumps(failure), encoding="utf-8")
+            return 1
+    Path(job["result"]).write_text(json.dumps(_accelerator_memory()), encoding="utf-8")
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that the worker holds open: its end is the end of the worker."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _accelerator_memory() -> dict[str, int]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"gpu_peak_memory_mib": torch.cuda.max_memory_allocated() // 2**20}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

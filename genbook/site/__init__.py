@@ -1,0 +1,6 @@
+"""The static book: stage executed chapters and pages, render them, check what came out."""
+
+from genbook.site.errors import SiteError
+from genbook.site.render import build
+
+__all__ = ["SiteError", "build"]

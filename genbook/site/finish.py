@@ -1,0 +1,77 @@
+"""What is done to the rendered pages before they are checked.
+
+The page builder and its theme leave a few things that are wrong for a reader: roles that mislead
+screen readers, the same id several times, half a megabyte of script for a dozen icons that the
+style sheet draws as well, and pictures inside the page that both themes would load.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import nbformat
+
+from genbook.site import notebook
+from genbook.site.lookup import Results
+
+# What no reader's browser loads: sources for a debugger, and fonts that have a smaller twin.
+UNUSED = ("*.map", "webpack-macros.html", "fa-*.ttf", "fontawesome.js*", ".buildinfo")
+CORRECTIONS = (
+    (r'<div id="pst-primary-sidebar" ', '<div id="pst-primary-sidebar" role="navigation" '),
+    (r'role="doc-biblioentry"', 'role="listitem"'),
+    (r'<section id="(exercise|solution)-content">', r'<section class="\1-content">'),
+    (r"<script [^>]*scripts/fontawesome\.js[^>]*></script>\s*", ""),
+)
+PICTURE = re.compile(r'src="data:image/(svg\+xml|png|jpeg);base64,([A-Za-z0-9+/=\s]+)"')
+
+
+def finish(pages: Path, source: Path) -> None:
+    """Correct the pages, and put the downloadable notebooks in their place."""
+    for pattern in UNUSED:
+        for path in pages.rglob(pattern):
+            path.unlink()
+    for path in pages.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        for wrong, right in CORRECTIONS:
+            text = re.sub(wrong, right, text)
+        path.write_text(with_picture_files(text, path, pages), encoding="utf-8")
+    results = Results.read(source / "results.json")
+    for name in results.chapters:
+        page = nbformat.read(source / "chapters" / f"{name}.ipynb", as_version=4)
+        nbformat.write(
+            notebook.for_download(page, name, results),
+            pages / "_sources" / "chapters" / f"{name}.ipynb",
+        )
+
+
+def with_picture_files(text: str, path: Path, pages: Path) -> str:
+    """Move the pictures of a page into files named by their content.
+
+    They are loaded when they are first seen, so a reader loads the variant of one theme only.
+    """
+    folder = pages / "_images"
+
+    def move(match: re.Match[str]) -> str:
+        content = base64.b64decode(match[2])
+        ending = {"svg+xml": "svg", "jpeg": "jpg"}.get(match[1], match[1])
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{ending}"
+        file.write_bytes(content)
+        address = Path(os.path.relpath(file, path.parent)).as_posix()
+        return f'src="{address}" loading="lazy" decoding="async"{_size(content)}'
+
+    return PICTURE.sub(move, text)
+
+
+def _size(svg: bytes) -> str:
+    """The size of an SVG in pixels, so that the text does not jump when it arrives."""
+    found = re.search(rb'<svg[^>]*?\swidth="([\d.]+)pt"', svg[:2000])
+    other = re.search(rb'<svg[^>]*?\sheight="([\d.]+)pt"', svg[:2000])
+    if found is None or other is None:
+        return ""
+    width, height = (round(float(m[1]) * 4 / 3) for m in (found, other))
+    return f' width="{width}" height="{height}"'

@@ -1,0 +1,161 @@
+"""`results.json`, the numbers that the pages may print, and how a page asks for one of them.
+
+    results["profile"]                      the profile of the fresh runs: book, or smoke in tests
+    results["chapters"][NAME]["title"]
+    results["chapters"][NAME]["claims"]     by id: statement, source, published, rule, why, ...
+    results["chapters"][NAME]["runs"]       by profile: the fresh run and the recorded ones
+
+A run has `profile`, `seeds`, `recorded`, `claims` (id to ours, spread, verdict), `values`
+(name to value, spread, unit, format) and its provenance: `commit`, `dirty`, `changed` (sources that
+are no longer those of the run), `machine`, `device`, `seconds`, `versions`, `commands`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genbook import ledger
+from genbook.site import wording
+
+NOT_RUN = "not run at this scale"
+ASKED = re.compile(
+    r"(?:(?P<chapter>\w+):)?(?P<name>[\w.-]+?)(?:@(?P<profile>\w+))?"
+    r"(?:\.(?P<part>published|spread|verdict))?"
+)
+
+
+class UnknownResultError(Exception):
+    """A page asks for a number that no run has; the message names the nearest right one."""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a `{result}` prints: its text, where it comes from, and the number itself."""
+
+    text: str
+    title: str
+    number: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One row of the ledger: a claim, the run that judged it best, and all runs that have it."""
+
+    id: str
+    claim: dict[str, Any]
+    run: dict[str, Any]
+    result: dict[str, Any]
+    others: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+
+
+class Results:
+    """The staged results, with the look-ups of the role and the tables."""
+
+    def __init__(self, content: dict[str, Any]):
+        self.profile: str = content["profile"]
+        self.chapters: dict[str, Any] = content["chapters"]
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        return cls(json.loads(path.read_text(encoding="utf-8")))
+
+    def chapter(self, name: str) -> dict[str, Any]:
+        if name not in self.chapters:
+            hint = ledger.nearest(name, list(self.chapters)) if self.chapters else "there is none"
+            raise UnknownResultError(f"no chapter '{name}'; {hint}")
+        found: dict[str, Any] = self.chapters[name]
+        return found
+
+    def run(self, chapter: str, profile: str) -> dict[str, Any]:
+        runs = self.chapter(chapter)["runs"]
+        if profile not in runs:
+            raise UnknownResultError(
+                f"chapter '{chapter}' has no run of profile '{profile}'; it has: {', '.join(runs)}"
+            )
+        found: dict[str, Any] = runs[profile]
+        return found
+
+    def look_up(self, asked: str, chapter: str | None) -> Printed:
+        """Resolve `name`, `chapter:name`, `name@profile`, and the tails that `ASKED` names."""
+        match = ASKED.fullmatch(asked.strip())
+        if match is None:
+            raise UnknownResultError(
+                f"'{asked}' is not a result's name; write NAME or CHAPTER:NAME"
+            )
+        name, part = match["name"], match["part"] or ""
+        chapter = match["chapter"] or chapter
+        if chapter is None:
+            raise UnknownResultError(
+                f"outside a chapter '{name}' needs its chapter: CHAPTER:{name}"
+            )
+        run = self.run(chapter, match["profile"] or self.profile)
+        known = [*run["claims"], *run["values"]]
+        if name not in known:
+            close = ledger.nearest(name, known) if known else "the run recorded nothing"
+            raise UnknownResultError(f"chapter '{chapter}' has no result '{name}'; {close}")
+        return self._printed(chapter, run, name, part)
+
+    def _printed(self, chapter: str, run: dict[str, Any], name: str, part: str) -> Printed:
+        where = provenance_line(run)
+        claim = self.chapter(chapter)["claims"].get(name)
+        row = run["values"].get(name) or run["claims"][name]
+        if part in ("published", "verdict") and claim is None:
+            raise UnknownResultError(f"'{name}' is a value and has no '{part}'; only a claim has")
+        if part == "published" and claim["standing"] == "none":
+            raise UnknownResultError(f"'{name}' has no published value")
+        if part == "spread" and row["spread"] is None:
+            raise UnknownResultError(f"'{name}' has no spread in the {run['profile']} run")
+        if part == "published":
+            title = f"{published(claim)}, {claim['source']}"
+            return Printed(wording.published(claim["published"]), title, repr(claim["published"]))
+        if claim is None:
+            title = f"{row['unit']}; {where}".lstrip("; ")
+            text, number = wording.formatted(row["value"], row["format"]), row["value"]
+            if row["spread"] is not None:
+                text += f" ± {wording.spread(row['spread'])}"
+        else:
+            rule = wording.rule(claim["band"])
+            title = f"{published(claim)}; rule: {rule}; {row['verdict']}; {where}"
+            text, number = wording.ours(row["ours"], row["spread"]), row["ours"]
+        if part == "verdict":
+            text = row["verdict"]
+        elif part == "spread":
+            text, number = wording.spread(row["spread"]), row["spread"]
+        return Printed(text, title, repr(number))
+
+    def judgements(self, chapter: str) -> list[Judgement]:
+        """The chapter's claims in their order, each with the largest run that could judge it."""
+        found = self.chapter(chapter)
+        by_size = sorted(found["runs"].values(), key=lambda r: -ledger.PROFILES.index(r["profile"]))
+        rows = []
+        for claim_id, claim in found["claims"].items():
+            having = [
+                (run, run["claims"][claim_id]) for run in by_size if claim_id in run["claims"]
+            ]
+            judged = [pair for pair in having if pair[1]["verdict"] != NOT_RUN]
+            fresh = [pair for pair in having if not pair[0]["recorded"]]
+            run, result = (judged or fresh or having)[0]
+            others = tuple(pair for pair in having if pair[0] is not run)
+            rows.append(Judgement(claim_id, claim, run, result, others))
+        return rows
+
+
+def published(claim: dict[str, Any]) -> str:
+    """`published: 86.76 (as quoted)`: what the paper says, with its standing."""
+    if claim["standing"] == "none":
+        return "no published value"
+    text = wording.published(claim["published"])
+    return f"published: {text}" + (" (as quoted)" if claim["standing"] == "quoted" else "")
+
+
+def provenance_line(run: dict[str, Any]) -> str:
+    """Profile, seeds, time, machine and commit of a run in one line."""
+    commit = run["commit"][:10] + (" with local changes" if run["dirty"] else "")
+    return (
+        f"{run['profile']} run, {wording.seeds(run['seeds'])}, "
+        f"{wording.duration(run['seconds'])} on {run['machine']}, commit {commit}"
+    )

@@ -1,0 +1,123 @@
+"""Sphinx extension: the role `{result}` and the directives `{ledger}`, `{scoreboard}`, `{run}`.
+
+    {result}`nz20-bound`            the fresh run of this chapter
+    {result}`aevb:nz20-bound`       of another chapter
+    {result}`nz20-bound@long`       mean over the seeds of the recorded long run
+    {result}`nz20-bound.published`  what the paper says; also .spread and .verdict
+
+Every number comes from `results.json` in the source folder.  A name that no run has is a
+warning, and the book is built with warnings as errors.
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from genbook.site import tables
+from genbook.site.lookup import Results, UnknownResultError
+
+logger = logging.getLogger(__name__)
+
+
+def results_of(app: Sphinx) -> Results:
+    """The results of this build, read once."""
+    return cast(Results, app.config.genbook_results)
+
+
+def chapter_of(docname: str) -> str | None:
+    """`aevb` for the page chapters/aevb, nothing for other pages."""
+    folder, _, name = docname.rpartition("/")
+    return name if folder == "chapters" else None
+
+
+def raw(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
+
+
+class ResultRole(SphinxRole):
+    """Print one number of a run, with its provenance as the title."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            printed = results_of(self.env.app).look_up(self.text, chapter_of(self.env.docname))
+        except UnknownResultError as error:
+            logger.warning("{result}`%s`: %s", self.text, error, location=self.get_location())
+            return [nodes.literal(self.text, self.text)], []
+        attributes = (
+            f'title="{html.escape(printed.title)}" data-value="{html.escape(printed.number)}"'
+        )
+        opening = raw(f'<span class="gb-result" {attributes}>')
+        return [opening, nodes.Text(printed.text), raw("</span>")], []
+
+
+class TableDirective(SphinxDirective):
+    """A table of the results; the option `chapter` narrows it to one chapter."""
+
+    option_spec: ClassVar[dict[str, Any]] = {"chapter": directives.unchanged_required}
+
+    def chapter_asked(self) -> str | None:
+        return self.options.get("chapter") or chapter_of(self.env.docname)
+
+    def names(self, results: Results) -> list[str]:
+        asked = self.chapter_asked()
+        if asked is not None:
+            results.chapter(asked)
+        return [asked] if asked is not None else list(results.chapters)
+
+    def inline(self, text: str) -> list[nodes.Node]:
+        """A phrase of a claims file, which may contain mathematics between dollars."""
+        parsed, messages = self.state.inline_text(text, self.lineno)
+        return [*parsed, *messages]
+
+    def run(self) -> list[nodes.Node]:
+        results = results_of(self.env.app)
+        try:
+            pieces = self.pieces(results, self.names(results))
+        except UnknownResultError as error:
+            logger.warning("{%s}: %s", self.name, error, location=self.get_location())
+            return []
+        out: list[nodes.Node] = []
+        for piece in pieces:
+            out += [raw(piece.html)] if isinstance(piece, tables.Markup) else self.inline(piece)
+        return out
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        raise NotImplementedError
+
+
+class LedgerDirective(TableDirective):
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return tables.ledger(results, names)
+
+
+class ScoreboardDirective(TableDirective):
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return tables.scoreboard(results, names)
+
+
+class RunDirective(TableDirective):
+    """One line: which run this page shows, and the executed notebook to download."""
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return tables.run_line(results, names)
+
+
+def read_results(app: Sphinx) -> None:
+    app.config.genbook_results = Results.read(Path(app.srcdir) / "results.json")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_role("result", ResultRole())
+    app.add_directive("ledger", LedgerDirective)
+    app.add_directive("scoreboard", ScoreboardDirective)
+    app.add_directive("run", RunDirective)
+    app.connect("builder-inited", read_results)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,162 @@
+"""The ledger, the scoreboard and the line about a chapter's run, as pieces of a page.
+
+A piece is finished HTML (`Markup`) or a phrase from a claims file, which the page's own parser
+reads, so that mathematics in it is set like any other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from genbook import ledger as claims_ledger
+from genbook.site import wording
+from genbook.site.lookup import Judgement, Results
+
+
+@dataclass(frozen=True)
+class Markup:
+    """HTML that goes to the page as it is."""
+
+    html: str
+
+
+Pieces = Iterator[Markup | str]
+
+COLUMNS = ("Claim", "Published", "Ours", "Rule", "Verdict", "Run")
+HEADS = ("Chapter", "Claims", *(verdict.capitalize() for verdict in claims_ledger.VERDICTS))
+
+
+def slug(verdict: str) -> str:
+    return verdict.replace(" ", "-")
+
+
+def badge(verdict: str) -> str:
+    return f'<span class="gb-verdict gb-{slug(verdict)}">{escape(verdict)}</span>'
+
+
+def cell(label: str, content: str) -> Markup:
+    return Markup(f'<td role="cell" data-label="{label}">{content}</td>')
+
+
+def _head(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
+    """The start of a table that scrolls in its own box and becomes cards on a phone.  Its roles
+    are named because a table that is laid out as cards loses them."""
+    heads = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in columns)
+    return Markup(
+        f'<div class="gb-scroll" role="region" aria-label="{title}">'
+        f'<table class="gb-cards {kind}" role="table"><thead role="rowgroup">'
+        f'<tr role="row">{heads}</tr></thead><tbody role="rowgroup">'
+    )
+
+
+def ledger(results: Results, names: list[str]) -> Pieces:
+    """Every claim of the chapters: statement, source, published, ours, rule, verdict, run."""
+    yield _head("Ledger of claims", "gb-ledger", COLUMNS)
+    for name in names:
+        if len(names) > 1:
+            title, link = escape(results.chapter(name)["title"]), f"chapters/{name}.html"
+            yield Markup(
+                f'<tr role="row" class="gb-chapter"><th role="rowheader" scope="rowgroup" '
+                f'colspan="{len(COLUMNS)}"><a href="{link}">{title}</a></th></tr>'
+            )
+        for judgement in results.judgements(name):
+            yield from _row(name, judgement)
+    yield Markup("</tbody></table></div>")
+
+
+def _row(chapter: str, judgement: Judgement) -> Pieces:
+    claim, run, result = judgement.claim, judgement.run, judgement.result
+    anchor = escape(f"claim-{chapter}-{judgement.id}")
+    yield Markup(f'<tr role="row" id="{anchor}"><td role="cell" data-label="Claim">')
+    yield Markup('<div class="gb-statement">')
+    yield claim["statement"]
+    yield Markup(f' <a class="gb-anchor" href="#{anchor}" aria-label="Link to this claim">#</a>')
+    yield Markup('</div><div class="gb-source">')
+    yield claim["source"]
+    yield Markup("</div>")
+    yield from _details(judgement)
+    yield Markup("</td>")
+    yield cell("Published", _published(claim))
+    unit = f'<div class="gb-unit">{escape(claim["unit"])}</div>' if claim["unit"] else ""
+    ours = escape(wording.ours(result["ours"], result["spread"]))
+    number = escape(repr(result["ours"]))
+    yield cell("Ours", f'<span class="gb-ours" data-value="{number}">{ours}</span>{unit}')
+    yield cell("Rule", escape(wording.rule(claim["band"])))
+    yield cell("Verdict", badge(result["verdict"]))
+    kind = "recorded" if run["recorded"] else "fresh"
+    yield cell("Run", f"{run['profile']}, {kind}<br>{wording.seeds(run['seeds'])}")
+    yield Markup("</tr>")
+
+
+def _published(claim: dict[str, Any]) -> str:
+    if claim["standing"] == "none":
+        return "—"
+    text = escape(wording.published(claim["published"]))
+    quoted = '<div class="gb-standing">as quoted</div>' if claim["standing"] == "quoted" else ""
+    return text + quoted
+
+
+def _details(judgement: Judgement) -> Pieces:
+    claim = judgement.claim
+    yield Markup("<details><summary>How this was judged</summary><dl>")
+    for heading, text in (("Protocol", claim["protocol"]), ("Why this rule", claim["why"])):
+        if text:
+            yield Markup(f"<dt>{heading}</dt><dd>")
+            yield text
+            yield Markup("</dd>")
+    yield Markup(f"<dt>Judged from</dt><dd>the {escape(claim['from'])} profile on</dd>")
+    for run, result in ((judgement.run, judgement.result), *judgement.others):
+        ours = escape(wording.ours(result["ours"], result["spread"]))
+        commands = "<br>".join(f"<code>{escape(command)}</code>" for command in run["commands"])
+        yield Markup(
+            f"<dt>{run['profile'].capitalize()} run, {wording.seeds(run['seeds'])}</dt>"
+            f"<dd>{ours}: {escape(result['verdict'])}. {_provenance(run)}<br>{commands}</dd>"
+        )
+    yield Markup("</dl></details>")
+
+
+def _provenance(run: dict[str, Any]) -> str:
+    each = " for each seed" if len(run["seeds"]) > 1 else ""
+    dirty = " with local changes" if run["dirty"] else ""
+    changed = f" Since then these changed: {escape(', '.join(run['changed']))}."
+    return (
+        f"{wording.duration(run['seconds'])}{each} on {escape(run['machine'])}, "
+        f"{escape(run['versions'])}, commit <code>{escape(run['commit'][:10])}</code>{dirty}."
+        + (changed if run["changed"] else "")
+    )
+
+
+def scoreboard(results: Results, names: list[str]) -> Pieces:
+    """How many claims of each chapter came out how, with a total."""
+    counts = {
+        name: Counter(j.result["verdict"] for j in results.judgements(name)) for name in names
+    }
+    yield _head("Scoreboard", "gb-scoreboard", HEADS)
+    for name, count in counts.items():
+        title = escape(results.chapter(name)["title"])
+        yield Markup(_score(f'<a href="chapters/{name}.html">{title}</a>', count))
+    if len(counts) > 1:
+        yield Markup(_score("All chapters", sum(counts.values(), Counter())))
+    yield Markup("</tbody></table></div>")
+
+
+def _score(title: str, count: Counter[str]) -> str:
+    numbers = [sum(count.values()), *(count[verdict] for verdict in claims_ledger.VERDICTS)]
+    cells = "".join(cell(h, str(n)).html for h, n in zip(HEADS[1:], numbers, strict=True))
+    return f'<tr role="row"><th role="rowheader" scope="row">{title}</th>{cells}</tr>'
+
+
+def run_line(results: Results, names: list[str]) -> Pieces:
+    """Which run the page shows and where its executed notebook is."""
+    for name in names:
+        run = results.run(name, results.profile)
+        yield Markup(
+            f'<p class="gb-run">This page shows the {run["profile"]} run, '
+            f"{wording.seeds(run['seeds'])}: {_provenance(run)} "
+            f'<a href="../_sources/chapters/{name}.ipynb" download>Download the executed '
+            "notebook</a></p>"
+        )

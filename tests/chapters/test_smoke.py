@@ -1,0 +1,72 @@
+"""Every chapter at smoke: by papermill, as a script, and once more by nbval, strictly.
+
+A run that `make smoke` has made already is taken from the store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genbook import ledger, runs
+
+# The bar is 2 GiB and 20 s on one core of a quiet machine; the limit here only catches a runaway.
+PEAK_MIB = 2048
+LIMIT_SECONDS = 300.0
+
+
+def smoke(name: str, engine: str) -> runs.Run:
+    request = runs.Request(name, engine=engine)
+    return runs.execute([request], timeout=LIMIT_SECONDS, quiet=True)[0]
+
+
+@pytest.mark.parametrize("name", runs.chapters())
+def test_a_smoke_run_is_clean_and_complete(name: str) -> None:
+    run = smoke(name, "papermill")
+    book = ledger.read_claims(name)
+    assert set(run.record["claims"]) == set(book.claims)
+    for claim_id, row in run.record["claims"].items():
+        assert row["verdict"] == book[claim_id].verdict(row["ours"], "smoke")
+        # A claim of the paper may be missed at any size; an identity may not.
+        exact = book[claim_id].rule["kind"] == "exact"
+        assert not (exact and row["verdict"] == "missed"), f"{claim_id}: {row['ours']}"
+    noise = run.folder / "stderr.txt"
+    assert not noise.exists(), noise.read_text()
+    assert run.provenance["peak_memory_mib"] < PEAK_MIB
+
+
+@pytest.mark.parametrize("name", runs.chapters())
+def test_the_script_engine_finds_the_same(name: str) -> None:
+    script, papermill = smoke(name, "script"), smoke(name, "papermill")
+    assert script.record["settings"] == papermill.record["settings"]
+    assert set(script.record["values"]) == set(papermill.record["values"])
+    verdicts = [
+        {claim_id: row["verdict"] for claim_id, row in run.record["claims"].items()}
+        for run in (script, papermill)
+    ]
+    assert verdicts[0] == verdicts[1]
+
+
+@pytest.mark.parametrize("name", runs.chapters())
+def test_a_second_run_prints_the_same(name: str, tmp_path: Path) -> None:
+    """nbval, strict: every output of the executed notebook is compared with that of a new run."""
+    notebook = tmp_path / f"{name}.ipynb"
+    shutil.copy(smoke(name, "papermill").notebook, notebook)
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
+        "GENBOOK_RUN_DIR": str(tmp_path / "run"), "IPYTHONDIR": str(tmp_path / "ipython"),
+    }  # fmt: skip
+    environment.pop("MPLBACKEND", None)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env",
+            f"--nbval-cell-timeout={LIMIT_SECONDS:.0f}", "-p", "no:cacheprovider", str(notebook),
+        ],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]

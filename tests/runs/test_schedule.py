@@ -1,0 +1,219 @@
+"""Runs side by side, interrupted, killed, resumed, and watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genbook import runs
+from genbook.runs import store
+from genbook.runs.identity import PACKAGE
+from genbook.runs.progress import Follower, clock, line
+from genbook.runs.schedule import Task
+
+SLOW = """
+# %%
+import json, os, pathlib, time
+folder = pathlib.Path(os.environ["GENBOOK_RUN_DIR"])
+checkpoint = folder / "checkpoints" / "step.json"
+checkpoint.parent.mkdir(exist_ok=True)
+with (folder / "pids").open("a") as stream:
+    stream.write(f"{os.getpid()}\\n")
+step = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+claims.value("from", step, unit="", format=".0f")
+started = time.time()
+while step < STEPS:
+    time.sleep(0.05)
+    step += 1
+    checkpoint.with_suffix(".tmp").write_text(json.dumps(step))
+    checkpoint.with_suffix(".tmp").replace(checkpoint)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"event": "progress", "what": "steps", "done": step / STEPS}) + "\\n")
+claims.value("took", time.time() - started, unit="s", format=".1f")
+claims.value("start", started, unit="s", format=".1f")
+"""
+
+
+def genbook(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "GENBOOK_ROOT": str(project)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "genbook", *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def part() -> Path | None:
+    return next(iter(store.store().glob("*.part")), None)
+
+
+def steps() -> int:
+    found = part()
+    checkpoint = found and found / "checkpoints" / "step.json"
+    return int(checkpoint.read_text() or 0) if checkpoint and checkpoint.exists() else 0
+
+
+def chapter_pid() -> int:
+    found = part()
+    assert found is not None
+    return int((found / "pids").read_text().split()[-1])
+
+
+def test_two_runs_go_side_by_side_and_one_after_another(
+    project: Path, chapter: Callable[[str], None]
+) -> None:
+    chapter(SLOW.replace("STEPS", "20"))
+    requests = [runs.Request("tiny", seed=seed, engine="script") for seed in (0, 1)]
+    (start, end), (other, _) = [times(run) for run in runs.execute(requests, quiet=True)]
+    assert other < end
+    again = runs.execute(requests, jobs=1, force=True, quiet=True)
+    (start, end), (other, _) = [times(run) for run in again]
+    assert start < end <= other
+
+
+def times(run: runs.Run) -> tuple[float, float]:
+    start, took = (run.record["values"][name]["value"] for name in ("start", "took"))
+    return start, start + took
+
+
+def test_one_failure_does_not_stop_the_others(
+    project: Path, chapter: Callable[[str], None]
+) -> None:
+    chapter("\n# %%\nassert seed != 1\n")
+    requests = [runs.Request("tiny", seed=seed, engine="script") for seed in (1, 0, 2)]
+    with pytest.raises(runs.RunFailedError, match="tiny smoke seed 1: code cell 3"):
+        runs.execute(requests, jobs=1, quiet=True)
+    assert [runs.find(request) is not None for request in requests] == [False, True, True]
+
+
+def test_two_processes_share_one_run(project: Path, chapter: Callable[[str], None]) -> None:
+    chapter(SLOW.replace("STEPS", "15"))
+    both = [genbook(project, "run", "tiny", "--engine", "script") for _ in range(2)]
+    said = [process.communicate(timeout=30) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert any("waiting (another process is running it)" in errors for _, errors in said)
+    run = runs.find(runs.Request("tiny", engine="script"))
+    assert run is not None
+    assert run.provenance["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "engine"),
+    [(signal.SIGINT, "papermill"), (signal.SIGKILL, "papermill"), (signal.SIGKILL, "script")],
+)
+def test_an_interrupted_run_ends_at_once_and_is_resumed(
+    project: Path, chapter: Callable[[str], None], how: signal.Signals, engine: str
+) -> None:
+    chapter(SLOW.replace("STEPS", "40"))
+    process = genbook(project, "run", "tiny", "--engine", engine)
+    wait_for(lambda: steps() >= 20)
+    pid = chapter_pid()
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=20)
+    wait_for(lambda: not alive(pid), 5.0)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in errors
+    request = runs.Request("tiny", engine=engine)
+    assert runs.find(request) is None
+    (run,) = runs.execute([request], quiet=True)
+    assert run.provenance["attempts"] == 2
+    assert run.record["values"]["from"]["value"] >= 20
+    assert run.provenance["wall_seconds"] > run.record["values"]["took"]["value"] + 0.9
+    assert part() is None
+
+
+def test_lines_tell_state_share_and_estimate(project: Path, chapter: Callable[[str], None]) -> None:
+    chapter(SLOW.replace("STEPS", "12"))
+    process = genbook(project, "run", "tiny", "--engine", "script")
+    output, errors = process.communicate(timeout=30)
+    assert [entry.partition(": ")[2].split()[0] for entry in errors.splitlines()] == [
+        "queued", "running", "done",
+    ]  # fmt: skip
+    again, errors = genbook(project, "run", "tiny", "--engine", "script").communicate(timeout=30)
+    assert again == output
+    assert errors == "tiny smoke seed 0: up to date\n"
+
+
+def log(folder: Path, *entries: object) -> None:
+    with (folder / "log.jsonl").open("a") as stream:
+        stream.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+def test_the_estimate_is_elapsed_over_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    follower = Follower()
+    follower.expect(40.0)
+    follower.begin(tmp_path)
+    now[0] = 110.0
+    follower.read()
+    assert (follower.fraction(), follower.remaining()) == (0.25, 30.0)
+    log(tmp_path, {"event": "progress", "what": "AEVB", "done": 0.2}, {"event": "step"})
+    follower.read()
+    assert (follower.what, follower.fraction(), follower.remaining()) == ("AEVB", 0.2, 40.0)
+    with (tmp_path / "log.jsonl").open("a") as stream:
+        stream.write('{"event": "progress", "do')
+    follower.read()
+    assert follower.fraction() == 0.2
+    with (tmp_path / "log.jsonl").open("a") as stream:
+        stream.write('ne": 0.5}\n')
+    now[0] = 120.0
+    follower.read()
+    assert (follower.fraction(), follower.remaining()) == (0.5, 20.0)
+
+
+def test_a_resumed_run_is_estimated_from_where_it_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log(tmp_path, {"event": "progress", "done": 0.4})
+    follower = Follower()
+    follower.begin(tmp_path, resumed=True)
+    follower.read()
+    assert follower.fraction() is None
+    log(tmp_path, {"event": "progress", "done": 0.5})
+    now[0] = 5.0
+    follower.read()
+    log(tmp_path, {"event": "progress", "done": 0.75})
+    now[0] = 15.0
+    follower.read()
+    assert follower.remaining() == pytest.approx(10.0)
+
+
+def test_a_line_says_what_is_left(project: Path, tmp_path: Path) -> None:
+    request = runs.Request("tiny", "book", 3)
+    task = Task(request, runs.identity(request), state="running")
+    task.follower.begin(tmp_path)
+    log(tmp_path, {"event": "progress", "what": "AEVB Nz=20", "done": 0.5})
+    task.follower.read()
+    assert line(task) == (
+        "tiny book seed 3: running for 0 s, 50% done, about 0 s left (AEVB Nz=20)"
+    )
+    assert [clock(s) for s in (None, 41.2, 200, 7500)] == [
+        "?", "41 s", "3 min 20 s", "2 h 05 min",
+    ]  # fmt: skip

@@ -1,0 +1,150 @@
+"""The built pages in a real browser, from disk: quiet, offline, readable, accessible."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from genbook import ledger, runs, site
+from genbook.site import check, stage
+
+CHAPTERS = runs.chapters()
+PAGES = [n for n in stage.pages(ledger.ROOT) if not n.startswith("chapters/")] + ["chapters/toy"]
+# The inside of code and formulas: thousands of elements of a real chapter that differ from those
+# of the toy, which is looked at as a whole, only in their letters; with them axe takes a minute.
+ALIKE = (".highlight pre > *", "mjx-math")
+COMPRESSED = {".css", ".html", ".js", ".svg"}
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 360, "height": 740}
+BAD = {"critical", "serious", "moderate"}
+
+
+def open_page(browser: Any, path: Path, viewport: dict[str, int], scheme: str) -> tuple[Any, list]:
+    """The page once its formulas are set, and everything it did that it should not."""
+    context = browser.new_context(viewport=viewport, color_scheme=scheme)
+    page, faults = context.new_page(), []
+    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url[:200]}"))
+    local = ("file:", "data:", "blob:")
+    page.on("request", lambda r: None if r.url.startswith(local) else faults.append(r.url))
+    page.goto(path.as_uri())
+    page.wait_for_function(
+        "!window.MathJax || (MathJax.startup && MathJax.startup.promise && "
+        "MathJax.startup.promise.then(() => true))"
+    )
+    page.evaluate("document.fonts.ready")
+    return page, faults
+
+
+def formulas(page: Any) -> dict[str, int]:
+    """How many formulas the page has, how many are set, and how many failed."""
+    return page.evaluate(
+        """() => ({
+            written: document.querySelectorAll('.math').length,
+            set: document.querySelectorAll('.math mjx-container').length,
+            failed: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
+            raw: document.querySelector('article').innerText.includes('\\\\('),
+        })"""
+    )
+
+
+def accessibility(page: Any, beside: tuple[str, ...]) -> list[str]:
+    """What axe finds that matters, `beside` these elements."""
+    context = {"exclude": [[selector] for selector in beside]} if beside else None
+    found = Axe().run(page, context=context).response["violations"]
+    return [
+        f"{v['impact']} {v['id']}: {v['nodes'][0]['html'][:160]}"
+        for v in found
+        if v["impact"] in BAD
+    ]
+
+
+def overflow(page: Any) -> int:
+    """By how many pixels the page is wider than the window."""
+    return page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+
+
+def check_page(browser: Any, path: Path, *, beside: tuple[str, ...] = ()) -> None:
+    page, faults = open_page(browser, path, WIDE, "light")
+    # Before axe, which tries to read the style sheets by requests of its own.
+    assert faults == [], path.name
+    for viewport, scheme in ((WIDE, "light"), (PHONE, "light"), (PHONE, "dark")):
+        how = f"{path.name} at {viewport['width']} px, {scheme}"
+        page.set_viewport_size(viewport)
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
+        # The theme notices a moment later which blocks of code have become scrollable.
+        page.wait_for_function(
+            "[...document.querySelectorAll('pre')]"
+            ".every(p => p.scrollWidth <= p.clientWidth || p.tabIndex >= 0)"
+        )
+        math = formulas(page)
+        assert math["failed"] == 0, how
+        assert not math["raw"], how
+        assert math["written"] == math["set"], how
+        assert accessibility(page, beside) == [], how
+        assert overflow(page) <= 0, how
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_quiet_offline_readable_and_accessible(
+    browser: Any, toy_site: Path, name: str
+) -> None:
+    check_page(browser, toy_site / f"{name}.html")
+
+
+def test_each_theme_shows_its_own_variant_of_a_figure(browser: Any, toy_site: Path) -> None:
+    for scheme, other in (("light", "dark"), ("dark", "light")):
+        page, _ = open_page(browser, toy_site / "chapters/toy.html", WIDE, scheme)
+        assert page.locator(f".gb-figure .only-{scheme}").is_visible()
+        assert not page.locator(f".gb-figure .only-{other}").is_visible()
+        assert page.locator(".gb-figure figcaption").is_visible()
+        page.context.close()
+
+
+def test_the_browser_hears_when_a_page_calls_out(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text('<html lang="en"><title>x</title><img src="https://example.invalid/a.png">')
+    _, faults = open_page(browser, path, WIDE, "light")
+    assert any("example.invalid" in fault for fault in faults)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book itself, rendered from smoke runs, which are taken from the store where they are."""
+    runs.execute([runs.Request(name, "smoke") for name in CHAPTERS], quiet=True)
+    return site.build(profile="smoke", output=tmp_path_factory.mktemp("book") / "html").parent
+
+
+def weight(browser: Any, path: Path) -> int:
+    """The bytes that a browser loads for a page, fonts included, as a server sends them."""
+    page = browser.new_context(viewport=WIDE, color_scheme="light").new_page()
+    files: set[Path] = set()
+    page.on("request", lambda r: files.add(Path(unquote(urlsplit(r.url).path))))
+    page.goto(path.as_uri())
+    page.evaluate(
+        """() => Promise.all([...document.images].filter(image => image.offsetParent).map(image => {
+            image.loading = 'eager';
+            return image.decode();
+        }))"""
+    )
+    page.wait_for_load_state("networkidle")
+    page.context.close()
+    return sum(
+        len(gzip.compress(f.read_bytes())) if f.suffix in COMPRESSED else f.stat().st_size
+        for f in files
+        if f.is_file()
+    )
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_of_the_book_holds_in_a_browser(browser: Any, book: Path, name: str) -> None:
+    path = book / "chapters" / f"{name}.html"
+    check_page(browser, path, beside=ALIKE)
+    assert weight(browser, path) <= check.PAGE_BYTES_ON_THE_WIRE

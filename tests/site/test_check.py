@@ -1,0 +1,118 @@
+"""The checks find what they are there for."""
+
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+
+from genbook.site import check
+from genbook.site.mathjax import FONTS, SCRIPT, fonts_for, package_folder
+
+HASH = "c0ffee" * 8
+
+
+@pytest.fixture
+def faults(tmp_path):
+    """What is found in a page with this body."""
+
+    def find(body: str) -> list[str]:
+        path = tmp_path / "a.html"
+        path.write_text(f"<html><body><article>{body}</article></body></html>")
+        return list(check.of_page(BeautifulSoup(path.read_bytes(), "html.parser"), path))
+
+    return find
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<img src="https://example.org/a.png" alt="a">',
+        '<img src="//example.org/a.png" alt="a">',
+        '<img srcset="a.png 1x, https://example.org/a.png 2x" alt="a">',
+        '<script src="http://example.org/a.js"></script>',
+        '<link rel="stylesheet" href="https://example.org/a.css">',
+        '<link rel="preload" href="https://example.org/a.woff2">',
+        '<iframe src="https://example.org"></iframe>',
+        '<object data="https://example.org/a.svg"></object>',
+        '<svg role="img" aria-label="a"><use href="https://example.org/a.svg#b"></use></svg>',
+        '<p style="background: url(https://example.org/a.png)">a</p>',
+        '<style>@import "https://example.org/a.css";</style>',
+    ],
+)
+def test_anything_loaded_from_another_host_is_found(body, faults):
+    assert any("another host" in text for text in faults(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<a href="https://example.org">a link that nobody has to follow</a>',
+        '<link rel="canonical" href="https://example.org/">',
+        '<img src="data:image/svg+xml;base64,AAAA" alt="two curves">',
+    ],
+)
+def test_links_and_data_are_fine(body, faults):
+    assert faults(body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "described"),
+    [
+        ('<img src="data:," alt="two curves that cross at 3">', True),
+        ('<img src="data:,">', False),
+        ('<img src="data:," alt=" ">', False),
+        (f'<img src="data:," alt="../_images/{HASH}.png">', False),
+        ('<img src="data:," alt="" role="presentation">', True),
+        ('<svg role="img" aria-label="two curves"></svg>', True),
+        ('<svg role="img"><title>two curves</title></svg>', True),
+        ('<svg aria-label="two curves"></svg>', False),
+        ("<svg></svg>", False),
+        ('<svg aria-hidden="true"></svg>', True),
+    ],
+)
+def test_every_picture_needs_words(body, described, faults):
+    assert any("alternative text" in text for text in faults(body)) is not described
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<a href="nowhere.html">a</a>', "leads nowhere"),
+        ('<a href="#nowhere">a</a>', "leads nowhere"),
+        ('<img src="nowhere.png" alt="a">', "does not exist"),
+        ('<p id="a"></p><p id="a"></p>', "occurs 2 times"),
+        ('<p class="system-message">broken</p>', "broken"),
+    ],
+)
+def test_broken_pages_are_found(body, fault, faults):
+    assert any(fault in text for text in faults(body))
+
+
+def test_a_heavy_page_is_found(faults, monkeypatch):
+    monkeypatch.setattr(check, "PAGE_BYTES_ON_THE_WIRE", 100)
+    assert any("over the wire" in text for text in faults("".join(map(str, range(1000)))))
+
+
+def test_a_heavy_site_style_sheets_and_local_paths_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "SITE_BYTES", 100)
+    monkeypatch.setattr(check.ledger, "ROOT", Path("/a/private/place"))
+    (tmp_path / "a.css").write_text("a { background: url('//example.org/a.png') }" + " " * 100)
+    (tmp_path / "a.html").write_text("<p>/a/private/place/book</p>")
+    found = "\n".join(check.of_files(tmp_path))
+    assert "the site has" in found
+    assert "a.css loads //example.org/a.png" in found
+    assert "a.html contains the local path" in found
+
+
+def test_only_the_fonts_that_formulas_need_are_copied():
+    plain, script = fonts_for(r"\mathcal L = \frac12"), fonts_for(r"\mathscr X")
+    assert "MathJax_Calligraphic-Regular.woff" in plain
+    assert "MathJax_Script-Regular.woff" not in plain
+    assert "MathJax_Script-Regular.woff" in script
+
+
+def test_the_package_has_the_script_and_every_font():
+    folder = package_folder()
+    assert (folder / SCRIPT).is_file()
+    everything = r"\mathcal \mathfrak \mathscr \mathsf \mathtt \boldsymbol"
+    assert all((folder / FONTS / name).is_file() for name in fonts_for(everything))

@@ -1,0 +1,103 @@
+"""What a page may ask for, and what it is told when there is no such number."""
+
+import pytest
+
+from genbook.site.lookup import Results, UnknownResultError
+
+CLAIM = {
+    "statement": "s", "source": "Table 1", "published": 86.76, "standing": "quoted", "unit": "nats",
+    "protocol": "p", "band": "≤ 90", "why": "w", "from": "long",
+}  # fmt: skip
+
+
+def a_run(profile, seeds, ours, verdict, spread=None, recorded=True):
+    return {
+        "profile": profile, "seeds": seeds, "recorded": recorded, "changed": [],
+        "claims": {
+            "fig2.nz20": {"ours": ours, "spread": spread, "verdict": verdict},
+            "toy": {"ours": None, "spread": None, "verdict": "not run at this scale"},
+        },
+        "values": {
+            "images-per-second": {
+                "value": 10512.3, "spread": spread, "unit": "images/s", "format": ",.0f",
+            },
+        },
+        "commit": "0123456789abcdef", "dirty": False, "machine": "a processor", "device": "cpu",
+        "seconds": 432.0, "versions": "torch 2", "commands": ["genbook run aevb"],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results():
+    return Results(
+        {
+            "profile": "book",
+            "chapters": {
+                "aevb": {
+                    "title": "AEVB",
+                    "claims": {
+                        "fig2.nz20": CLAIM,
+                        "toy": CLAIM | {"published": "none", "standing": "none"},
+                    },
+                    "runs": {
+                        "long": a_run("long", [0, 1, 2], 85.5, "reproduced", 0.3),
+                        "book": a_run("book", [0], 95.25, "not run at this scale", recorded=False),
+                    },
+                }
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("fig2.nz20", "95.25"),
+        ("aevb:fig2.nz20", "95.25"),
+        ("fig2.nz20@long", "85.50 ± 0.30"),
+        ("fig2.nz20@long.spread", "0.30"),
+        ("fig2.nz20.published", "86.76"),
+        ("fig2.nz20@long.verdict", "reproduced"),
+        ("images-per-second", "10,512"),
+        ("images-per-second@long", "10,512 ± 0.30"),
+        ("toy", "—"),
+    ],
+)
+def test_a_page_gets_the_number_by_its_format(results, asked, text):
+    assert results.look_up(asked, "aevb").text == text
+
+
+def test_the_title_says_where_a_number_comes_from(results):
+    title = results.look_up("fig2.nz20@long", "aevb").title
+    for part in (
+        "published: 86.76 (as quoted)", "≤ 90", "reproduced", "long run", "seeds 0, 1, 2",
+        "7 min 12 s on a processor", "commit 0123456789",
+    ):  # fmt: skip
+        assert part in title
+
+
+@pytest.mark.parametrize(
+    ("asked", "chapter", "message"),
+    [
+        ("fig2.nz2", "aevb", "did you mean 'fig2.nz20'?"),
+        ("image-per-second", "aevb", "did you mean 'images-per-second'?"),
+        ("aevbb:toy", None, "did you mean 'aevb'?"),
+        ("toy", None, "needs its chapter"),
+        ("toy@paper", "aevb", "no run of profile 'paper'; it has: long, book"),
+        ("toy.spread", "aevb", "no spread"),
+        ("toy.published", "aevb", "no published value"),
+        ("images-per-second.verdict", "aevb", "only a claim has"),
+        ("no name", "aevb", "not a result's name"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_right_one(results, asked, chapter, message):
+    with pytest.raises(UnknownResultError, match=message.replace("?", r"\?")):
+        results.look_up(asked, chapter)
+
+
+def test_the_ledger_prefers_the_largest_run_that_could_judge(results):
+    first, second = results.judgements("aevb")
+    assert (first.run["profile"], first.result["verdict"]) == ("long", "reproduced")
+    assert [run["profile"] for run, _ in first.others] == ["book"]
+    # Nothing could judge the second: the fresh run stands there, with its verdict.
+    assert second.run["profile"] == "book"
