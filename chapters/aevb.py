@@ -48,7 +48,7 @@ claims = ledger.Ledger("aevb", profile=profile, seed=seed)
 # recorded, `smoke` only proves that every line runs.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Profile:
     curve_samples: int  # training images a curve of Figure 2; the paper goes to 1e8
@@ -710,7 +710,7 @@ plotting.show(
 
 
 # %% [markdown]
-# The same from the recorded longer run, all seeds (thin lines), when there is one:
+# Longer runs are made once, recorded with their provenance, and shown here with one thin line a seed.
 
 
 # %% tags=["hide-input"]
@@ -801,8 +801,9 @@ for latents in (20, 200):
     claims.value(f"active-{latents}", active.item(), unit="", format=".0f")
 
 # %% [markdown]
-# After {result}`curve-samples` images the training bound is better than the test bound by
-# {result}`gap-20` nats with 20 latent variables and by {result}`gap-200` with 200.
+# After {result}`curve-samples` images the training bound minus the test bound is {result}`gap-20` nats with
+# 20 latent variables and {result}`gap-200` with 200; a negative number says that the first training images
+# happen to be the harder ones.
 # Of 20 latent variables {result}`active-20` carry more than 0.1 nats on average, of 200
 # {result}`active-200`. Early in training the many random inputs of the decoder are plain noise that has to
 # be switched off first, which is why the curve with 200 starts so much lower: a short run sees a
@@ -995,6 +996,8 @@ def draw_fig3():
             ax.plot(r["samples"], r["test"], f"C{i}", marker=".", label=f"{method}, test")
             ax.plot(r["samples"], r["train"], f"C{i}", ls="--", lw=1, label=f"{method}, train")
         ax.set(xscale="log", xlabel="training images seen", title=f"N = {n:,}")
+        ax.set_xticks(r["samples"], [f"{k:,}" for k in r["samples"]], minor=False)
+        ax.minorticks_off()
     np.atleast_1d(axs)[0].set_ylabel("log-likelihood, nats per image")
     np.atleast_1d(axs)[-1].legend(fontsize=8)
     return figure
@@ -1100,7 +1103,7 @@ def draw_codes():
     figure, axs = plotting.axes(1, 2, figsize=(6.4, 3.2))
     labels = mnist.test_labels[: len(test_end)].cpu().numpy()[:2000]
     for ax, (name, c) in zip(axs, codes.items(), strict=True):
-        ax.scatter(*c[:2000, :2].cpu().numpy().T, c=labels, s=3, cmap="tab10")
+        ax.scatter(*c[:2000, :2].cpu().numpy().T, c=labels, s=3, cmap="tab10", rasterized=True)
         ax.add_patch(plotting.circle(2.0))
         ax.set(title=name, xlabel="first latent", aspect="equal", adjustable="datalim")
     axs[0].set_ylabel("second latent")

@@ -278,7 +278,10 @@ def book(
     )
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    add_help_option=False,  # genbook.bench has its own options, and says so
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def bench(context: typer.Context) -> None:
     """Speed, side by side with the textbook way and with peers."""
     import importlib

@@ -41,7 +41,7 @@ def style(theme: str) -> Any:
     ink = INK[theme]
     return {
         "figure.figsize": (6.4, 3.6), "figure.facecolor": "none", "axes.facecolor": "none",
-        "savefig.facecolor": "none", "font.size": 11, "axes.titlesize": 11,
+        "savefig.facecolor": "none", "savefig.dpi": 160, "font.size": 11, "axes.titlesize": 11,
         "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink, "xtick.color": ink,
         "ytick.color": ink, "axes.spines.top": False, "axes.spines.right": False,
         "axes.grid": True, "grid.color": GRID[theme], "grid.linewidth": 0.6,

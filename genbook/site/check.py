@@ -36,6 +36,7 @@ TEXT_FILES = {".css", ".html", ".ipynb", ".js", ".json", ".md", ".svg", ".txt"}
 def problems(html: Path, source: Path) -> list[str]:
     """Everything that is wrong with the site in `html`, built from the stage `source`."""
     found: list[str] = []
+    _weight.cache_clear()
     wanted = set(stage.pages(source))
     there = {p.relative_to(html).with_suffix("").as_posix() for p in _pages(html)}
     found += [f"the page {name} was not built" for name in sorted(wanted - there)]

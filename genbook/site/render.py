@@ -1,8 +1,8 @@
 """Render the staged book with jupyter-book, and let only a checked result be seen.
 
-_build/site/source    the stage (see `stage`)
-_build/site/pages     what the page builder is writing
-_build/html           the last book that passed every check
+_build/html.work/source    the stage (see `stage`)
+_build/html.work/pages     what the page builder is writing
+_build/html                the last book that passed every check
 """
 
 from __future__ import annotations
