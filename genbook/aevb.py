@@ -185,7 +185,7 @@ def elbo(vae: VAE, x: Tensor, *, generator: Generator | None, samples: int = 1) 
 def elbo_a(vae: VAE, x: Tensor, *, generator: Generator | None, samples: int = 1) -> Tensor:
     """Equation (6), estimator A: 1/L sum_l [log p(x, z_l) - log q(z_l|x)].  x [M, D] -> [M], nats.
 
-    Needs no closed form of the KL, and is the noisier of the two for it.
+    Needs no closed form of the KL, and is usually the noisier of the two for it.
     """
     q = vae.encoder(x)
     z = q.rsample(generator, (samples,))
@@ -206,7 +206,7 @@ def score_function_surrogate(vae: VAE, x: Tensor, *, generator: Generator | None
 
 
 def coding_cost(vae: VAE, x: Tensor, *, generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """The two parts of the bound as a code (section 2.3): rate KL(q||p) and distortion
+    """The two parts of the bound as a code (section 2.1): rate KL(q||p) and distortion
     -log p(x|z), both [M], nats; their sum is minus the estimator of `elbo`."""
     q = vae.encoder(x)
     return gaussian_kl(q.mu, q.log_var), -vae.decoder.log_likelihood(x, q.rsample(generator))
