@@ -523,7 +523,9 @@ def marks(samples):
 
 
 # %% [markdown]
-# And the algorithm of the paper, with what is measured along the way. "Train" is the mean bound of the
+# Algorithm 1 of the paper is then: draw a minibatch; draw $\boldsymbol\epsilon$ for each of its images; compute the
+# gradient of $\tilde{\mathcal L}^B$ with respect to $\theta$ and $\phi$; take an Adagrad step; repeat. Here it is,
+# with what is measured along the way. "Train" is the mean bound of the
 # 10 000 images before the mark, each seen before the step that used it; "test" is the bound on held-out
 # images.
 
@@ -787,6 +789,11 @@ million = h["test"][h["samples"].index(1_000_000)] if cfg.main_samples > 1_000_0
 claims.judge("nz20-bound", ours=million or final["AEVB-20"]["test"])
 
 # %% [markdown]
+# With 20 latent variables AEVB needs {result}`fig2-faster` of wake-sleep's images for wake-sleep's last test bound
+# (measured at 1, 2 and 5 in every decade). Dashed lines begin below solid ones because they average over images
+# seen while the model was still worse. Wake-sleep begins off the scale: its encoder is
+# fitted to dreams of a decoder that has not learnt anything yet, and the bound pays for every confident error.
+#
 # ### Too many latent variables
 #
 # With 200 latent variables the model has ten times as many as it needs. The paper reports that
@@ -884,6 +891,14 @@ claims.value("init-0.01", bound_on(narrow_vae, test_end), unit="nats", format=".
 #
 # for *any* density $q$ (write out the expectation: everything cancels but $\int q = 1$). The closer $q$ to
 # the posterior, the smaller the noise, and in few dimensions a fitted Gaussian is close.
+#
+# Hamiltonian Monte Carlo gives $\mathbf z$ a random momentum, follows the gradient of
+# $\log p_\theta(\mathbf x,\mathbf z)$ for a few steps of size $\varepsilon$ (the leapfrog scheme), and accepts or
+# rejects the end point so that the posterior stays invariant. The first trajectories, the burn-in, only bring the
+# chain to where the posterior is and tune $\varepsilon$. One trap we fell into: with a fixed length of
+# trajectory the path can close on itself when the posterior is nearly Gaussian, the chain hardly moves, and the
+# estimate is wrong by nats while the acceptance rate looks perfect. So each trajectory draws its step size
+# afresh, around the tuned one.
 
 # %%
 show(hmc.hmc_step)
@@ -1093,6 +1108,9 @@ plotting.show(
 )
 
 # %% [markdown]
+# Neighbouring tiles change smoothly into one another: the decoder is a continuous map, and the noise in training
+# forces near codes to mean similar pictures.
+#
 # ### Why the VAE can decode noise and a plain autoencoder cannot
 #
 # Why does decoding noise give digits, and would it with a plain autoencoder? Train one: the same networks with
