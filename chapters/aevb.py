@@ -897,7 +897,7 @@ claims.value("init-0.01", bound_on(narrow_vae, test_end), unit="nats", format=".
 # rejects the end point so that the posterior stays invariant. The first trajectories, the burn-in, only bring the
 # chain to where the posterior is and tune $\varepsilon$. One trap we fell into: with a fixed length of
 # trajectory the path can close on itself when the posterior is nearly Gaussian, the chain hardly moves, and the
-# estimate is wrong by nats while the acceptance rate looks perfect. So each trajectory draws its step size
+# estimate is wrong by nats while the acceptance rate looks perfect. So the estimator draws the step size of each trajectory
 # afresh, around the tuned one.
 
 # %%

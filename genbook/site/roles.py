@@ -12,6 +12,7 @@ warning, and the book is built with warnings as errors.
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -58,7 +59,7 @@ class ResultRole(SphinxRole):
         return [opening, nodes.Text(printed.text), raw("</span>")], []
 
 
-class TableDirective(SphinxDirective):
+class TableDirective(SphinxDirective, ABC):
     """A table of the results; the option `chapter` narrows it to one chapter."""
 
     option_spec: ClassVar[dict[str, Any]] = {"chapter": directives.unchanged_required}
@@ -89,8 +90,9 @@ class TableDirective(SphinxDirective):
             out += [raw(piece.html)] if isinstance(piece, tables.Markup) else self.inline(piece)
         return out
 
+    @abstractmethod
     def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
-        raise NotImplementedError
+        """The markup of the table, and in between the phrases that may hold mathematics."""
 
 
 class LedgerDirective(TableDirective):
