@@ -63,13 +63,17 @@ class Training:
         self.count = 0
         self.seconds = 0.0
         self.history: dict[str, list[float]] = {}
+        self._order: tuple[int, Tensor] | None = None  # the pass that is under way
         self._path = run_folder() / "checkpoints" / f"{name}.safetensors"
         if self._path.exists():
             self._load()
 
-    def batches(self, images: Tensor, *, size: int, steps: int) -> Iterator[Tensor]:
+    def batches(
+        self, images: Tensor, *, size: int, steps: int, passes: bool = False
+    ) -> Iterator[Tensor]:
         """Minibatches x [size, D] in [0, 1] until `steps` steps are done, rows of `images` drawn
-        with replacement ("random minibatch of M datapoints", Algorithm 1).
+        with replacement ("random minibatch of M datapoints", Algorithm 1) or, with `passes`, in
+        passes over all of them, shuffled anew for each; what is left of the last batch is dropped.
 
         `images` is uint8 [N, D] (scaled by 1/255 here) or floating point (taken as it is), on the
         model's device, so that nothing is copied from the host inside the loop.
@@ -78,10 +82,7 @@ class Training:
         saved = started = time.monotonic()
         before = self.seconds
         while self.count < steps:
-            rows = torch.randint(
-                len(images), (size,), generator=self.generator, device=images.device
-            )
-            x = images.index_select(0, rows)
+            x = images.index_select(0, self._rows(len(images), size, images.device, passes))
             yield x.float().div_(255.0) if x.dtype == torch.uint8 else x
             now = time.monotonic()
             self.seconds = before + now - started
@@ -93,6 +94,16 @@ class Training:
         _seen[self.name] = self.count * size
         self.save()
         log_progress(self.name)
+
+    def _rows(self, n: int, size: int, device: torch.device, passes: bool) -> Tensor:
+        """The rows of the next batch; a resumed training finds its place in a pass by its count."""
+        if not passes:
+            return torch.randint(n, (size,), generator=self.generator, device=device)
+        number, place = divmod(self.count, n // size)
+        if self._order is None or self._order[0] != number:
+            g = stream(self.generator.initial_seed(), f"pass {number}", device)
+            self._order = number, torch.randperm(n, generator=g, device=device)
+        return self._order[1][place * size : (place + 1) * size]
 
     def step(self, loss: Tensor) -> None:
         """One optimiser step on a scalar loss."""

@@ -337,3 +337,15 @@ def test_the_prior_sample_is_standard_normal_in_the_model_s_precision():
     assert z.dtype == torch.float64
     assert z.mean(0).abs().max() < 5 / math.sqrt(1e5)
     assert (z.T.cov() - torch.eye(3)).abs().max() < 5 * math.sqrt(2 / 1e5)
+
+
+def test_grey_dreams_are_the_means_of_the_decoder():
+    vae = small_vae(2)
+    x = torch.rand(4, 3, generator=generator(1)).double()
+    grey = aevb.wake_sleep(vae, x, generator=generator(2), grey_dreams=True)
+    g = generator(2)
+    vae.encoder(x).rsample(g)  # the wake draw comes first
+    z = vae.prior_sample(4, g)
+    with torch.no_grad():
+        expected = vae.encoder(vae.decoder.mean(z)).log_prob(z)
+    assert torch.equal(grey.sleep.detach(), expected)

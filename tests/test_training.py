@@ -169,6 +169,29 @@ def test_a_batch_is_drawn_with_replacement_and_by_its_generator_alone():
     assert ((counts - 500).abs() < 5 * math.sqrt(500)).all()
 
 
+def rows_of_passes(name: str, counts: list[int]) -> list[list[int]]:
+    """The rows that passes over 11 images give, in a training that goes on from checkpoints."""
+    rows: list[list[int]] = []
+    for steps in counts:
+        model, rule = model_and("adagrad")
+        t = training.Training(name, model, rule, generator(3))
+        for x in t.batches(numbered(11).float(), size=3, steps=steps, passes=True):
+            rows.append([int(v) for v in x[:, 0]])
+            t.step(model(x).square().mean())
+    return rows
+
+
+def test_a_pass_sees_every_image_once_and_drops_what_is_left():
+    rows = rows_of_passes("passes", [6])
+    first, second = (list(itertools.chain(*part)) for part in (rows[:3], rows[3:]))
+    assert [len(set(part)) for part in (first, second)] == [9, 9]
+    assert first != second
+
+
+def test_passes_go_on_where_they_stopped_also_in_the_middle():
+    assert rows_of_passes("broken", [2, 4, 8]) == rows_of_passes("unbroken", [8])
+
+
 def test_a_step_is_the_rule_of_adagrad():
     """Duchi et al. 2010: G += g^2, w -= lr g / (sqrt G + eps), g with the decay of the weights."""
     w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))

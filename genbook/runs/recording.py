@@ -62,7 +62,7 @@ def read(path: Path) -> Recorded:
     if seal != ledger.recorded_digest(content):
         raise RecordedError(
             f"{path}: its content is not what `genbook record` wrote: the SHA-256 differs. "
-            "Restore it, or record the runs again"
+            "Restore it, or delete it and record the runs again"
         )
     chapter, profile = content["chapter"], content["profile"]
     claims = over_seeds(chapter, profile, [run["record"] for run in runs])
@@ -145,28 +145,31 @@ def record(
 ) -> Path:
     """Put the finished runs of a chapter and profile, one a seed, into `book/recorded`.
 
+    Seeds that are there already, made by the same state of the code, stay beside the new ones.
     `places` is a folder of run folders, for example brought from another machine; by default the
     store. Runs made by another state of the chapter's code are refused unless `even_if_changed`.
     """
     Request(chapter, profile)  # refuses unknown names
     chosen = _newest_by_seed(chapter, profile, places, even_if_changed)
-    origins = {json.dumps(_experiment(run.provenance), sort_keys=True) for run in chosen}
+    origins = {_state(run.provenance) for run in chosen}
     if len(origins) > 1:
         raise RecordedError(
             f"{chapter} {profile}: the seeds were run by different states of the code; run them "
             "all by one"
         )
-    runs = [
-        {"seed": run.record["seed"], "record": run.record, "provenance": run.provenance}
-        for run in chosen
-    ]
+    path = folder() / f"{chapter}.{profile}.json"
+    by_seed = {run["seed"]: run for run in (read(path).runs if path.exists() else ())}
+    by_seed = {k: v for k, v in by_seed.items() if _state(v["provenance"]) in origins}
+    for run in chosen:
+        seed = run.record["seed"]
+        by_seed[seed] = {"seed": seed, "record": run.record, "provenance": run.provenance}
+    runs = [by_seed[seed] for seed in sorted(by_seed)]
     content = {
         "chapter": chapter,
         "profile": profile,
         "runs": runs,
-        "claims": over_seeds(chapter, profile, [run.record for run in chosen]),
+        "claims": over_seeds(chapter, profile, [run["record"] for run in runs]),
     }
-    path = folder() / f"{chapter}.{profile}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger.write_json(path, {**content, "sha256": ledger.recorded_digest(content)})
     return path
@@ -197,6 +200,7 @@ def _is_experiment(part: str) -> bool:
     return part not in MACHINE and not part.startswith("recorded ")
 
 
-def _experiment(provenance: Mapping[str, Any]) -> dict[str, str]:
+def _state(provenance: Mapping[str, Any]) -> str:
+    """The state of the experiment that made a run, to compare it with another's."""
     parts = provenance["identity"]["parts"]
-    return {k: v for k, v in parts.items() if _is_experiment(k)}
+    return json.dumps({k: v for k, v in parts.items() if _is_experiment(k)}, sort_keys=True)

@@ -8,6 +8,7 @@ of the others; a folder that disagrees with it is not a run.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -109,9 +110,18 @@ def check(folder: Path, record: dict[str, Any], provenance: dict[str, Any]) -> N
     recorded = {**record["values"], **record["claims"]}
     shown = dict(_bundles(json.loads(notebook.read_text(encoding="utf-8"))))
     for name in sorted({*recorded, *shown}):
-        ours, page = recorded.get(name), shown.get(name)
+        ours, page = _as_shown(recorded.get(name)), shown.get(name)
         if json.dumps(ours, sort_keys=True) != json.dumps(page, sort_keys=True):
             raise _damaged(folder, f"'{name}' is {page} in the notebook but {ours} in the record")
+
+
+def _as_shown(row: Any) -> Any:
+    """A row of a record as a notebook holds it: JSON has no nan or inf, Jupyter writes words."""
+    if isinstance(row, dict):
+        return {key: _as_shown(value) for key, value in row.items()}
+    if isinstance(row, list):
+        return [_as_shown(value) for value in row]
+    return repr(row) if isinstance(row, float) and not math.isfinite(row) else row
 
 
 def _bundles(notebook: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -23,7 +23,7 @@ from genbook.site.errors import SiteError
 from genbook.site.lookup import Results, UnknownResultError
 
 # What shows something when it is called, and the values that show themselves at a cell's end.
-SHOWING = {"display", "judge", "print", "show", "value"}
+SHOWING = {"display", "judge", "print", "show"}
 SHOWN = (
     ast.Attribute, ast.BinOp, ast.Compare, ast.Dict, ast.JoinedStr, ast.List, ast.Name,
     ast.Subscript, ast.Tuple,
@@ -82,9 +82,16 @@ def _executed(
         )
     for one in found:
         one.metadata = NotebookNode({**cell.metadata, **one.metadata})
+        one.outputs = [output for output in one.outputs if not _is_named_value(output)]
         for output in one.outputs:
             _prepare(output)
     return found
+
+
+def _is_named_value(output: NotebookNode) -> bool:
+    """A number that only prose prints: the reader meets it there, with its origin."""
+    bundle = output.get("data", {}).get(ledger.BUNDLE_MIME)
+    return bundle is not None and "verdict" not in bundle
 
 
 def _prepare(output: NotebookNode) -> None:

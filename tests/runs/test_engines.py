@@ -37,6 +37,20 @@ time.sleep(60)
 """
 
 
+def test_a_number_that_diverged_is_a_miss_and_not_a_damaged_run(
+    project: Path, chapter: Callable[[str], None]
+) -> None:
+    chapter("")
+    path = project / "chapters" / "tiny.py"
+    path.write_text(
+        path.read_text()
+        .replace("ours=1.0 + 0.1 * seed", "ours=float('nan')")
+        .replace("3.0 + seed", "float('inf')")
+    )
+    (run,) = runs.execute([SMOKE], quiet=True)
+    assert store.read(run.folder).record["claims"]["one"]["verdict"] == "missed"
+
+
 def test_papermill_leaves_a_clean_notebook_that_repeats(
     project: Path, chapter: Callable[[str], None]
 ) -> None:

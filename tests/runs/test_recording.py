@@ -41,6 +41,26 @@ def test_seeds_are_aggregated(long_runs: list[runs.Run]) -> None:
     assert runs.record("tiny", "long").read_bytes() == path.read_bytes()
 
 
+def test_seeds_of_the_same_code_join_what_is_recorded(project: Path, chapter) -> None:
+    def run(*seeds: int) -> None:
+        runs.execute([runs.Request("tiny", "long", n, engine="script") for n in seeds], quiet=True)
+
+    run(0, 1)
+    first = runs.record("tiny", "long")
+    shutil.rmtree(store.store())
+    run(2)
+    assert runs.record("tiny", "long") == first
+    (found,) = runs.recorded("tiny")
+    assert [entry["seed"] for entry in found.runs] == [0, 1, 2]
+    assert found.claims["one"]["n"] == 3
+    shutil.rmtree(store.store())
+    chapter("\n# %%\nprint('other code')\n")
+    run(2)
+    runs.record("tiny", "long")
+    (found,) = runs.recorded("tiny")
+    assert [entry["seed"] for entry in found.runs] == [2]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [('"ours": 1.0', '"ours": 1.02'), ('"n": 3', '"n": 4'), ('"within band"', '"reproduced"')],

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from genbook import runs
+from genbook import ledger, runs
 from genbook.site import notebook, stage
 from genbook.site.errors import SiteError
 from genbook.site.lookup import Results
@@ -87,6 +87,20 @@ def test_a_lost_output_is_refused(damaged, source):
 
     with pytest.raises(SiteError, match="should show something"):
         notebook.page("toy", source, damaged(lose))
+
+
+def test_a_named_value_is_left_to_the_prose_and_a_judged_claim_is_shown(damaged, source):
+    row = {"value": 3.0, "unit": "m/s", "format": ".1f"}
+    judged = {"ours": 1.0, "spread": None, "verdict": "reproduced"}
+
+    def add(code):
+        for name, line, content in (("v", "v = 3.0 m/s", row), ("c", "reproduced: c", judged)):
+            data = {"text/plain": line, ledger.BUNDLE_MIME: {"id": name, **content}}
+            code[3].outputs.append(nbformat.v4.new_output("display_data", data=data))
+
+    text = nbformat.writes(notebook.page("toy", source, damaged(add)))
+    assert "reproduced: c" in text
+    assert "v = 3.0 m/s" not in text
 
 
 def test_a_failed_cell_is_refused(damaged, source):
