@@ -192,6 +192,30 @@ def test_passes_go_on_where_they_stopped_also_in_the_middle():
     assert rows_of_passes("broken", [2, 4, 8]) == rows_of_passes("unbroken", [8])
 
 
+def test_adagrad_takes_the_very_steps_of_torch_and_leaves_out_what_has_no_gradient():
+    def weights(optimizer_of):
+        torch.manual_seed(0)
+        net, idle = nn.Linear(3, 2), nn.Parameter(torch.ones(2))
+        groups = [{"params": [net.weight], "weight_decay": 0.1}, {"params": [net.bias, idle]}]
+        optimizer = optimizer_of(groups)
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+        return [net.weight, net.bias, idle, *(s["sum"] for s in optimizer.state.values())]
+
+    ours = weights(lambda groups: training.adagrad(groups, lr=0.05))
+    theirs = weights(lambda groups: torch.optim.Adagrad(groups, lr=0.05, fused=True))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_pass_without_a_whole_batch_is_refused():
+    model, rule = model_and("adagrad")
+    t = training.Training("short", model, rule, generator())
+    with pytest.raises(ValueError, match="short: a pass over 3 images has no batch of 4"):
+        next(t.batches(torch.zeros(3, 2), size=4, steps=1, passes=True))
+
+
 def test_a_step_is_the_rule_of_adagrad():
     """Duchi et al. 2010: G += g^2, w -= lr g / (sqrt G + eps), g with the decay of the weights."""
     w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))

@@ -48,7 +48,9 @@ def test_a_number_that_diverged_is_a_miss_and_not_a_damaged_run(
         .replace("3.0 + seed", "float('inf')")
     )
     (run,) = runs.execute([SMOKE], quiet=True)
-    assert store.read(run.folder).record["claims"]["one"]["verdict"] == "missed"
+    record = store.read(run.folder).record
+    assert record["claims"]["one"]["verdict"] == "missed"
+    assert record["values"]["speed"]["value"] == float("inf")
 
 
 def test_papermill_leaves_a_clean_notebook_that_repeats(
