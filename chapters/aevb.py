@@ -94,7 +94,7 @@ PROFILES = {
 cfg = PROFILES[profile]
 claims.settings(cfg)
 training.expect(
-    images=cfg.main_samples + 11 * cfg.curve_samples + 16 * cfg.variant_samples
+    images=cfg.main_samples + 14 * cfg.curve_samples + 16 * cfg.variant_samples
     + 7 * cfg.fig3_samples
 )  # fmt: skip
 Table(
@@ -575,12 +575,9 @@ Table(
 # (Training bound after {result}`variant-samples` images.) With weights of standard deviation 0.1 the first
 # gradients are huge, and Adagrad divides by the root of the sum of *all* squared gradients since the
 # start: it never forgets a bad beginning. A step of 0.1 overshoots in the first iterations and pays for it
-# ever after. Between 0.01 and 0.02 the trial, so short, chooses one for AEVB and the other for wake-sleep. The
-# curves below use 0.02 for AEVB and 0.01 for wake-sleep, our choice after longer trials. It departs from the
-# paper's rule: by the first iterations AEVB would have taken 0.01, and a run that did so stopped short of the
-# floor that our claim `nz20-bound` sets after a million images. Noise alone moves these curves by nats (see the
-# deviations), so neither choice is certain. Wake-sleep's dreams are binary while its data are grey levels; what
-# that costs it is measured among the deviations, too.
+# ever after. Between 0.01 and 0.02 so short a trial chooses badly, as the next figure shows. The curves below use
+# 0.02 for AEVB and 0.01 for wake-sleep: for each method the step that is better in the end. That departs from the
+# paper's rule, by which AEVB would have taken 0.01, and it is checked below with the steps exchanged.
 
 # %% [markdown]
 # ## How noisy is the gradient?
@@ -794,6 +791,70 @@ claims.judge("nz20-bound", ours=million or final["AEVB-20"]["test"])
 # (measured at 1, 2 and 5 in every decade). Dashed lines begin below solid ones because they average over images
 # seen while the model was still worse. Wake-sleep begins off the scale: its encoder is
 # fitted to dreams of a decoder that has not learnt anything yet, and the bound pays for every confident error.
+#
+# ### Had wake-sleep a fair chance?
+#
+# Two choices of ours could have decided the order. Each method got the step that suits it, so here is each with the
+# other's. And wake-sleep dreams in zeros and ones while its encoder will be used on grey levels, so here it also
+# dreams in grey: the decoder's mean in place of a draw, which is no longer wake-sleep, but kinder to it.
+
+
+# %%
+def grey_dreams_objective(vae, x, generator):
+    phases = aevb.wake_sleep(vae, x, generator=generator, grey_dreams=True)
+    return -(phases.wake + phases.sleep).mean(), phases.bound.mean()
+
+
+fair_runs = {
+    f"AEVB, step {cfg.wake_sleep_step}": (aevb_objective, cfg.wake_sleep_step),
+    f"wake-sleep, step {cfg.aevb_step}": (wake_sleep_objective, cfg.aevb_step),
+    "wake-sleep, grey dreams": (grey_dreams_objective, cfg.wake_sleep_step),
+}
+fair = {f"{method}, step {step_of[method]}": curves[f"{method}-20"] for method in methods}
+for name, (objective, lr) in fair_runs.items():
+    t = train(f"fair-{name}", objective, new_vae(20), lr=lr, samples=cfg.curve_samples)
+    fair[name] = t.history
+    claims.series(f"fair-{name}", **{k: t.history[k] for k in ("samples", "train", "test")})
+fair_ends = {name: h["test"][h["samples"].index(cfg.curve_samples)] for name, h in fair.items()}
+Table(["20 latent variables", "test bound"], [[n, f"{b:.1f}"] for n, b in fair_ends.items()])
+
+
+# %% tags=["hide-input"]
+def draw_fair():
+    figure, ax = plotting.axes(figsize=(6.4, 3.6))
+    for (name, h), style in zip(fair.items(), ("-", "-", "--", "--", ":"), strict=True):
+        color = "C0" if name.startswith("AEVB") else "C1"
+        ax.plot(h["samples"], h["test"], color=color, ls=style, marker=".", label=name)
+    ax.set(
+        xscale="log", xlim=(None, 1.1 * cfg.curve_samples), ylim=(-260, -105),
+        xlabel="training images seen", ylabel="test bound, nats per image",
+    )  # fmt: skip
+    ax.legend(fontsize=8, handlelength=3, loc="lower right")
+    return figure
+
+
+plotting.show(
+    draw_fair,
+    name="fair",
+    alt=f"Test bound against training images with 20 latent variables. After {cfg.curve_samples:,} images: "
+    + "; ".join(f"{name} {bound:.1f}" for name, bound in fair_ends.items())
+    + " nats.",
+    caption=f"Each method with the other's step, and wake-sleep with grey dreams: profile {profile}, seed {seed}, "
+    f"{cfg.curve_images:,} test images a point. Values below -260 nats leave the panel.",
+)
+
+# %%
+worst_of_ours = min(bound for name, bound in fair_ends.items() if name.startswith("AEVB"))
+best_of_rival = max(bound for name, bound in fair_ends.items() if not name.startswith("AEVB"))
+claims.judge("fig2-order-20-fair", ours=[best_of_rival, worst_of_ours])
+tags = ("aevb-20-other-step", "ws-20-other-step", "ws-20-grey-dreams")
+for tag, name in zip(tags, fair_runs, strict=True):
+    claims.value(tag, fair_ends[name], unit="nats", format=".1f")
+
+# %% [markdown]
+# After {result}`curve-samples` images AEVB stands at {result}`aevb-20-test` nats with its own step and at
+# {result}`aevb-20-other-step` with the other; wake-sleep at {result}`ws-20-test` with its own,
+# {result}`ws-20-other-step` with the other, and {result}`ws-20-grey-dreams` with grey dreams.
 #
 # ### Too many latent variables
 #
@@ -1190,10 +1251,12 @@ def decoded(vae, *, fitted):
 
 
 claims.value("noise-floor", distance_to_test(train_end), unit="", format=".2f")
-distance = {}
+distance, pictures = {}, {}
 for name, vae in encoders.items():
     for source in ("prior", "fitted"):
-        d = distance_to_test(decoded(vae, fitted=source == "fitted"))
+        made = decoded(vae, fitted=source == "fitted")
+        pictures[name, source] = made[:36].clone()
+        d = distance_to_test(made)
         distance[name, source] = d
         claims.value(f"noise-{name}-{source}", d, unit="", format=".1f")
 claims.judge("decoding-noise", ours=distance["plain", "prior"] / distance["variational", "prior"])
@@ -1215,9 +1278,9 @@ claims.judge("decoding-noise", ours=distance["plain", "prior"] / distance["varia
 def draw_noise():
     figure, axs = plotting.axes(2, 2, figsize=(4.8, 5.0))
     for row, source in zip(axs, ("prior", "fitted"), strict=True):
-        for ax, (name, vae) in zip(row, encoders.items(), strict=True):
+        for ax, name in zip(row, encoders, strict=True):
             title = f"{name}, {'noise from the prior' if source == 'prior' else 'fitted noise'}"
-            plotting.sheet(ax, decoded(vae, fitted=source == "fitted")[:36], columns=6, title=title)
+            plotting.sheet(ax, pictures[name, source], columns=6, title=title)
             ax.title.set_fontsize(9)
     return figure
 
@@ -1351,7 +1414,7 @@ claims.judge("iw-order", ours=[*toy_bounds, toy.log_marginal(toy_x).mean().item(
 # handful of updates, to prove the code, and judge nothing.
 
 
-# %%
+# %% tags=["hide-output"]
 def train_iwae(name, architecture, objective, k):
     model = iwae.IWAE(pixels=784, architecture=architecture)
     iwae.init_glorot(
@@ -1499,8 +1562,6 @@ plotting.show(
 # * **Minibatches with replacement**, instead of passes over shuffled data. Below, the same training with
 #   passes.
 # * **Weight decay**: the prior on $\theta$ adds $\theta/N$ to the gradient of the mean loss. Below, without.
-# * **Binary dreams.** Wake-sleep's decoder dreams in zeros and ones, but its encoder is used on grey levels. Below,
-#   dreams in grey: the decoder's mean in place of a draw, for the same latent draw.
 
 
 # %%
@@ -1533,17 +1594,6 @@ claims.value("repeat-test", repeat, unit="nats", format=".1f")
 claims.value("repeat-images", cfg.curve_images, unit="images", format=",.0f")
 claims.value("no-decay-test", bound_on(vae, test_end), unit="nats", format=".1f")
 
-
-def grey_dreams_objective(vae, x, generator):
-    phases = aevb.wake_sleep(vae, x, generator=generator, grey_dreams=True)
-    return -(phases.wake + phases.sleep).mean(), phases.bound.mean()
-
-
-vae, lr = new_vae(20), cfg.wake_sleep_step
-train("grey-dreams", grey_dreams_objective, vae, lr=lr, samples=cfg.variant_samples)
-claims.value("grey-dreams-test", bound_on(vae, test_end), unit="nats", format=".1f")
-claims.value("binary-dreams-test", trials["wake-sleep", lr][1], unit="nats", format=".1f")
-
 # %% [markdown]
 # After {result}`variant-samples` images, test bound: as in this chapter {result}`init-0.1-0.02`; trained and tested on
 # binary pixels {result}`binary-test`; with passes over shuffled data {result}`passes-test`; without weight
@@ -1552,9 +1602,6 @@ claims.value("binary-dreams-test", trials["wake-sleep", lr][1], unit="nats", for
 # (a single repeat, on {result}`repeat-images` test images). Measured against that, none of the three differences
 # can be told from noise at this length. The first steps from these large weights are wild, and what Adagrad
 # remembers of them differs from run to run.
-#
-# Wake-sleep after as many images: {result}`binary-dreams-test` nats with its own dreams,
-# {result}`grey-dreams-test` with grey ones.
 #
 # Further deviations, with effects that were not measured: weight decay on the decoder only (the paper's $\theta$; its text can also be read as all parameters), a Gaussian
 # density in the estimator of appendix D, Markov chains of Monte Carlo EM that persist and whose step size is tuned
