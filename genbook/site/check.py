@@ -164,7 +164,8 @@ def of_chapter(page: BeautifulSoup, notebook: Path, path: Path) -> Iterator[str]
     code = [cell for cell in cells if cell.cell_type == "code"]
     hidden = {"remove-cell", "remove-output", "remove_cell", "remove_output"}
     wanted = sum(bool(c.outputs) and not hidden & set(c.metadata.get("tags", [])) for c in code)
-    shown = len(page.select("div.cell > div.cell_output"))
+    # the second is where the tag hide-output puts it
+    shown = len(page.select("div.cell > div.cell_output, div.cell > details > div.cell_output"))
     if shown != wanted:
         yield f"{wanted} cells have outputs, the page shows {shown}"
     downloads = [_local(str(a["href"]), path) for a in page.select("a[download]")]

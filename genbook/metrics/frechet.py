@@ -1,4 +1,4 @@
-"""Measures of a set of samples that do not belong to one paper.  All in float64."""
+"""The Fréchet distance of two sets of samples, and the features to take it in.  In float64."""
 
 from __future__ import annotations
 

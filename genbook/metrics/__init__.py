@@ -1,0 +1,1 @@
+"""Measures of a set of samples, one file a family.  All in float64."""
