@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
@@ -116,3 +117,27 @@ def test_the_package_has_the_script_and_every_font():
     assert (folder / SCRIPT).is_file()
     everything = r"\mathcal \mathfrak \mathscr \mathsf \mathtt \boldsymbol"
     assert all((folder / FONTS / name).is_file() for name in fonts_for(everything))
+
+
+def test_a_lost_output_and_a_lost_notebook_are_found(tmp_path):
+    """An output may stand in the cell, be folded away by hide-output, or be removed on purpose."""
+    tags = [[], ["hide-output"], ["remove-output"]]
+    printed = nbformat.v4.new_output("stream", text="1")
+    cells = [nbformat.v4.new_code_cell("1", outputs=[printed], metadata={"tags": t}) for t in tags]
+    notebook = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+
+    def faults(plain: str, folded: str, download: str) -> list[str]:
+        body = (
+            f'<a download href="{download}">source</a>'
+            f'<div class="cell"><div class="cell_input"></div>{plain}</div>'
+            f'<div class="cell"><details>{folded}</details></div><div class="cell"></div>'
+        )
+        page = BeautifulSoup(body, "html.parser")
+        return list(check.of_chapter(page, notebook, tmp_path / "a.html"))
+
+    output = '<div class="cell_output">1</div>'
+    assert faults(output, output, "a.ipynb") == []
+    lost = ["2 cells have outputs, the page shows 1"]
+    assert faults("", output, "a.ipynb") == faults(output, "", "a.ipynb") == lost
+    assert faults(output, output, "b.ipynb") == ["the executed notebook cannot be downloaded"]
