@@ -214,33 +214,25 @@ def coding_cost(vae: VAE, x: Tensor, *, generator: Generator | None) -> tuple[Te
 
 @dataclass(frozen=True)
 class WakeSleep:
-    """What one step of wake-sleep maximises (both [M], nats), and the bound seen on the way."""
+    """What one step of wake-sleep maximises, both [M], nats."""
 
     wake: Tensor
     sleep: Tensor
-    bound: Tensor
 
 
-def wake_sleep(
-    vae: VAE, x: Tensor, *, generator: Generator | None, grey_dreams: bool = False
-) -> WakeSleep:
+def wake_sleep(vae: VAE, x: Tensor, *, generator: Generator | None) -> WakeSleep:
     """Hinton et al. 1995, the paper's rival on-line method, with the same recognition model.
 
     Wake: z ~ q(z|x) held fixed, log p(x|z) teaches the decoder.  Sleep: a dream z ~ p(z),
     x ~ p(x|z) held fixed, log q(z|x) teaches the encoder.  The two never optimise one objective.
-    With `grey_dreams` the encoder sees the decoder's mean instead of a draw: no longer wake-sleep,
-    but dreams that look like grey-level data.  `bound` is estimator B on the wake sample, without
-    gradient.
     """
     with torch.no_grad():
-        q = vae.encoder(x)
-        z = q.rsample(generator)
+        z = vae.encoder(x).rsample(generator)
         dream_z = vae.prior_sample(len(x), generator)
-        decode = vae.decoder
-        dream_x = decode.mean(dream_z) if grey_dreams else decode.sample(dream_z, generator)
-    wake = vae.decoder.log_likelihood(x, z)
-    sleep = vae.encoder(dream_x).log_prob(dream_z)
-    return WakeSleep(wake, sleep, wake.detach() - gaussian_kl(q.mu, q.log_var))
+        dream_x = vae.decoder.sample(dream_z, generator)
+    return WakeSleep(
+        wake=vae.decoder.log_likelihood(x, z), sleep=vae.encoder(dream_x).log_prob(dream_z)
+    )
 
 
 def importance_weighted_bound(
