@@ -793,7 +793,7 @@ claims.judge("nz20-bound", ours=million or final["AEVB-20"]["test"])
 
 # %% [markdown]
 # With 20 latent variables AEVB needs {result}`fig2-faster` of wake-sleep's images for wake-sleep's last test bound
-# (measured at 1, 2 and 5 in every decade). Some curves begin below the panel, wake-sleep's above all: its encoder is
+# (measured at 1, 2 and 5 in every decade). Training and test bounds lie on one another. Some curves begin below the panel, wake-sleep's above all: its encoder is
 # fitted to dreams of a decoder that has not learnt anything yet, and the bound pays for every confident error.
 #
 # The paper's curves go on to a hundred million images. Ours stop where all of them still rise, so this profile
@@ -1169,9 +1169,9 @@ claims.judge("mcem-cost", ours=small_seconds["Monte Carlo EM"] / small_seconds["
 # {result}`fig3-monte-carlo-em-test` nats. The standard error of the difference between AEVB and wake-sleep is
 # {result}`fig3-error-train` and {result}`fig3-error-test` nats, over the images; another run of the training would
 # add to it. Visit for visit Monte Carlo EM gets farthest: it makes five updates of the decoder for each one of AEVB.
-# But one visit takes {result}`mcem-cost` times as long. For the time of all visits of AEVB it has to stop earlier: after
-# {result}`mcem-early-samples` visits it stands at {result}`mcem-early-train` nats on the training images. And on a
-# large data set its chains are visited rarely, while the posterior moves on.
+# But one visit takes {result}`mcem-cost` times as long. In the time of all of AEVB's visits it does not get to its second
+# measurement, after {result}`mcem-early-samples` visits, where it stands at {result}`mcem-early-train` nats on the
+# training images. And on a large data set its chains are visited rarely, while the posterior moves on.
 #
 # The estimator was compared with the importance-weighted bound of 1000 draws on the AEVB model: they differ by
 # {result}`appendix-d-mnist` nats. For the other two models there is no such check.
