@@ -546,8 +546,8 @@ def train(name, objective, vae, *, lr, samples, images=train_images, held_out=te
 # ### The step size, and what the first iterations say about it
 #
 # The paper takes Adagrad's step from {0.01, 0.02, 0.1}, "based on performance on the training set in the
-# first few iterations". Here are the three on both methods with 20 latent variables, the mean bound over the
-# training images seen on the way, and the bound at the end on images of the training set:
+# first few iterations". Here are the three on both methods with 20 latent variables, and the bound that each
+# reaches on images of the training set:
 
 # %%
 methods = {"AEVB": aevb_objective, "wake-sleep": wake_sleep_objective}
@@ -1414,8 +1414,8 @@ claims.judge("fig2-frey", ours=min(advantage) if frey else None)
 #
 # The curves of Figure 2 have no numbers. Two years later Burda, Grosse and Salakhutdinov
 # {cite}`burda2016importance` printed a table for the same kind of model, with the recipe: stochastically
-# binarised MNIST, two tanh layers of 200 units each way (and of 100 at the second stochastic layer), 3280 passes, and $-\log p(\mathbf x)$ estimated with
-# 5000 importance samples,
+# binarised MNIST, two tanh layers of 200 units each way (and of 100 at the second stochastic layer), 3280 passes,
+# and $-\log p(\mathbf x)$ estimated with 5000 importance samples,
 #
 # $$
 # \mathcal L_k = \mathbb E\left[\log \frac1k\sum_{i=1}^{k}
