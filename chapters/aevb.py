@@ -244,9 +244,9 @@ show(aevb.BernoulliDecoder)
 #
 # Two different divergences appear, and they are often mixed up. The one in {eq}`gap` is the **gap**:
 # from $q_\phi$ to the *posterior*. For a network it has no closed form; but since the left side does not depend
-# on $\phi$, raising $\mathcal L$ over $\phi$ lowers the gap by as much, down to what the family of $q$ allows. The one in {eq}`bound` is the **penalty**: from $q_\phi$ to the *prior*. It is
-# computed at every step, and a good model does *not* make it zero, because a $q_\phi$ equal to
-# the prior says nothing about $\mathbf x$.
+# on $\phi$, raising $\mathcal L$ over $\phi$ lowers the gap by as much, down to what the family of $q$ allows. The
+# one in {eq}`bound` is the **penalty**: from $q_\phi$ to the *prior*. It is computed at every step, and a good
+# model does *not* make it zero, because a $q_\phi$ equal to the prior says nothing about $\mathbf x$.
 #
 # A model in which all of this is known is the linear one, $p(\mathbf x\mid\mathbf z) = \mathcal N(W\mathbf
 # z + \mathbf b, s^2 I)$: the marginal and the posterior are Gaussian.
@@ -493,7 +493,8 @@ def bound_on(vae, images):
 # The rival, wake-sleep, trains the same two networks. In the *wake* phase a draw from the encoder
 # teaches the decoder; in the *sleep* phase a dream of the decoder teaches the encoder. Each phase is a
 # simple likelihood gradient, but there is no single objective behind them: the sleep phase fits
-# $q_\phi$ to the posterior on dreams, not on data, and in the other direction, $D_{KL}$ from the posterior to $q_\phi$.
+# $q_\phi$ to the posterior on dreams, not on data, and in the other direction, $D_{KL}$ from the posterior to
+# $q_\phi$.
 
 # %%
 show(aevb.wake_sleep)
@@ -641,10 +642,10 @@ claims.value("a-factor-end", last["SGVB A"] / last["SGVB B"], unit="", format=".
 
 # %% [markdown]
 # At the start the score function's variance is {result}`score-factor-start` times that of estimator B; at
-# the end of this training {result}`score-factor-end` times. One would have to average as many draws to get the same accuracy. Estimator A is
-# {result}`a-factor-end` times as noisy as B: that is the gain from the closed form of the penalty. The paper
-# states all this without a measurement. A baseline subtracted from $f$ would reduce the score function's
-# variance; it was not tried here.
+# the end of this training {result}`score-factor-end` times. One would have to average as many draws to get the same
+# accuracy. Estimator A is {result}`a-factor-end` times as noisy as B: that is the gain from the closed form of the
+# penalty. The paper states all this without a measurement. A baseline subtracted from $f$ would reduce the score
+# function's variance; it was not tried here.
 
 # %% [markdown]
 # ## Figure 2: the bound against wake-sleep
@@ -793,18 +794,19 @@ claims.judge("nz20-bound", ours=million or final["AEVB-20"]["test"])
 
 # %% [markdown]
 # With 20 latent variables AEVB needs {result}`fig2-faster` of wake-sleep's images for wake-sleep's last test bound
-# (measured at 1, 2 and 5 in every decade). Training and test bounds lie on one another. Some curves begin below the panel, wake-sleep's above all: its encoder is
-# fitted to dreams of a decoder that has not learnt anything yet, and the bound pays for every confident error.
+# (measured at 1, 2 and 5 in every decade). Training and test bounds lie on one another. Some curves begin below the
+# panel, wake-sleep's above all: its encoder is fitted to dreams of a decoder that has not learnt anything yet, and
+# the bound pays for every confident error.
 #
 # The paper's curves go on to a hundred million images. Ours stop where all of them still rise, so this profile
 # compares the *speed* of the two methods and says little about where they end; one run of each, with one seed.
 #
 # ### Had wake-sleep a fair chance?
 #
-# Two choices of ours could have decided the order. We picked each method's step, so here is each with the other's. And
-# wake-sleep dreams in zeros and ones while its encoder is used on grey levels, so here both are also trained and
-# tested on binary pixels, drawn afresh from the grey levels each time an image is seen. (Bounds on binary pixels are
-# bounds on other data, and not comparable with the rest.)
+# Two choices of ours could have decided the order. We picked each method's step, so here is each with the other's.
+# And wake-sleep dreams in zeros and ones while its encoder is used on grey levels, so here both are also trained
+# and tested on binary pixels, drawn afresh from the grey levels each time an image is seen. (Bounds on binary
+# pixels are bounds on other data, and not comparable with the rest.)
 
 
 # %%
@@ -877,9 +879,10 @@ for name, bound in {
 #
 # ### Too many latent variables
 #
-# With 200 latent variables the model has ten times as many as with 20. The paper reports that superfluous ones did *not* lead to overfitting and puts it down to the regularising bound: an unused
-# variable is pulled to the prior and costs nothing. Two numbers test it: the difference of the gaps between
-# training and test bound, and the difference of the test bounds after equally many images.
+# With 200 latent variables the model has ten times as many as with 20. The paper reports that superfluous ones did
+# *not* lead to overfitting and puts it down to the regularising bound: an unused variable is pulled to the prior
+# and costs nothing. Two numbers test it: the difference of the gaps between training and test bound, and the
+# difference of the test bounds after equally many images.
 
 
 # %%
@@ -907,9 +910,9 @@ for latents in (20, 200):
 # Neither model overfits at this length. The second number, the test bound with 200 minus that with 20, is
 # {result}`superfluous-bound` nats: 200 latent variables learn more slowly. Of 20 latent variables (after
 # {result}`main-samples` images) {result}`active-20` carry more than 0.1 nats on average, of 200 (after
-# {result}`curve-samples`) {result}`active-200`. Each latent variable that says nothing yet is noise at the input of the
-# decoder and has to be switched off first, which is probably why. The paper's statement is about the end of training,
-# so both claims are judged in the long profile.
+# {result}`curve-samples`) {result}`active-200`. Each latent variable that says nothing yet is noise at the input of
+# the decoder and has to be switched off first, which is probably why. The paper's statement is about the end of
+# training, so both claims are judged in the long profile.
 #
 # ### What the caption of Figure 2 says
 #
@@ -931,9 +934,9 @@ minutes = flops * 1e6 / 40e9 / 60
 claims.judge("cost-per-million", ours=minutes)
 
 # %% [markdown]
-# The arithmetic of the whole step for a million images takes {result}`cost-per-million` minutes at 40 GFLOPS, far less
-# than the caption says. It calls the 40 GFLOPS effective, so that idle time cannot explain it; the reason is not
-# known. On the machine of this page:
+# The arithmetic of the whole step for a million images takes {result}`cost-per-million` minutes at 40 GFLOPS, far
+# less than the caption says. It calls the 40 GFLOPS effective, so that idle time cannot explain it; the reason is
+# not known. On the machine of this page:
 
 # %% tags=["nbval-ignore-output"]
 per_image = seconds["AEVB-20"] / cfg.main_samples
@@ -1169,9 +1172,9 @@ claims.judge("mcem-cost", ours=small_seconds["Monte Carlo EM"] / small_seconds["
 # {result}`fig3-monte-carlo-em-test` nats. The standard error of the difference between AEVB and wake-sleep is
 # {result}`fig3-error-train` and {result}`fig3-error-test` nats, over the images; another run of the training would
 # add to it. Visit for visit Monte Carlo EM gets farthest: it makes five updates of the decoder for each one of AEVB.
-# But one visit takes {result}`mcem-cost` times as long. In the time of all of AEVB's visits it does not get to its second
-# measurement, after {result}`mcem-early-samples` visits, where it stands at {result}`mcem-early-train` nats on the
-# training images. And on a large data set its chains are visited rarely, while the posterior moves on.
+# But one visit takes {result}`mcem-cost` times as long. In the time of all of AEVB's visits it does not get to its
+# second measurement, after {result}`mcem-early-samples` visits, where it stands at {result}`mcem-early-train` nats
+# on the training images. And on a large data set its chains are visited rarely, while the posterior moves on.
 #
 # The estimator was compared with the importance-weighted bound of 1000 draws on the AEVB model: they differ by
 # {result}`appendix-d-mnist` nats. For the other two models there is no such check.
@@ -1261,10 +1264,10 @@ plotting.show(
 )
 
 # %% [markdown]
-# The number behind it: the squared Fréchet distance (of Gaussians fitted to both sets) between decoded noise and test images, in the 50 leading
-# principal components of the training pixels (no network is involved; it is *not* an FID). As a floor, the
-# same distance between training and test images. Both models get a second chance: noise from a Gaussian
-# fitted to their own codes.
+# The number behind it: the squared Fréchet distance (of Gaussians fitted to both sets) between decoded noise and
+# test images, in the 50 leading principal components of the training pixels (no network is involved; it is *not* an
+# FID). As a floor, the same distance between training and test images. Both models get a second chance: noise from
+# a Gaussian fitted to their own codes.
 
 # %%
 mean, directions = frechet.principal_components(train_end, components=50)
@@ -1305,10 +1308,10 @@ claims.judge("decoding-noise", ours=distance["plain", "prior"] / distance["varia
 # | variational model | {result}`noise-variational-prior` | {result}`noise-variational-fitted` |
 # | plain autoencoder | {result}`noise-plain-prior` | {result}`noise-plain-fitted` |
 #
-# (Squared distances. The floor, training against test images, is {result}`noise-floor`.) Noise from the prior is where the two part. The second column is a warning
-# against the easy moral: with a Gaussian fitted to its codes the plain autoencoder is nearer to the data than
-# the variational model, by this measure. What the VAE buys is that the place of the codes is known *beforehand*
-# and comes with a bound. The same four kinds of samples as pictures:
+# (Squared distances. The floor, training against test images, is {result}`noise-floor`.) Noise from the prior is
+# where the two part. The second column is a warning against the easy moral: with a Gaussian fitted to its codes the
+# plain autoencoder is nearer to the data than the variational model, by this measure. What the VAE buys is that the
+# place of the codes is known *beforehand* and comes with a bound. The same four kinds of samples as pictures:
 
 
 # %% tags=["hide-input"]
@@ -1621,19 +1624,20 @@ claims.value("repeat-images", cfg.curve_images, unit="images", format=",.0f")
 claims.value("no-decay-test", bound_on(vae, test_end), unit="nats", format=".1f")
 
 # %% [markdown]
-# After {result}`variant-samples` images, test bound: as in this chapter {result}`init-0.1-0.02`; with passes over shuffled data {result}`passes-test`; without weight
-# decay {result}`no-decay-test` nats. How much of a difference means anything? The curve of Figure 2 with the same
-# settings as the first of these, and only other noise, stood at {result}`repeat-test` nats after as many images
-# (a single repeat, on {result}`repeat-images` test images). Measured against that, neither difference can be told
-# from noise at this length. The first steps from these large weights are wild, and what Adagrad
-# remembers of them differs from run to run.
+# After {result}`variant-samples` images, test bound: as in this chapter {result}`init-0.1-0.02`; with passes over
+# shuffled data {result}`passes-test`; without weight decay {result}`no-decay-test` nats. How much of a difference
+# means anything? The curve of Figure 2 with the same settings as the first of these, and only other noise, stood at
+# {result}`repeat-test` nats after as many images (a single repeat, on {result}`repeat-images` test images).
+# Measured against that, neither difference can be told from noise at this length. The first steps from these large
+# weights are wild, and what Adagrad remembers of them differs from run to run.
 #
 # Further deviations, with effects that were not measured: far fewer training images than the paper in every figure
 # (the table of profiles has the numbers), one seed, unequal steps for the two methods also where they were not
-# exchanged (Figure 3 and the other sizes of Figure 2), weight decay on the decoder only (the paper's $\theta$; its text can also be read as all parameters), a Gaussian
-# density in the estimator of appendix D, Markov chains of Monte Carlo EM that persist and whose step size is tuned
-# all along, and in this profile fewer images in Figure 3 than the paper's 1000. Between profiles, claims keep
-# their rules; where a protocol was changed after a first run, the claims file says so.
+# exchanged (Figure 3 and the other sizes of Figure 2), weight decay on the decoder only (the paper's $\theta$; its
+# text can also be read as all parameters), a Gaussian density in the estimator of appendix D, Markov chains of
+# Monte Carlo EM that persist and whose step size is tuned all along, and in this profile fewer images in Figure 3
+# than the paper's 1000. Between profiles, claims keep their rules; where a protocol was changed after a first run,
+# the claims file says so.
 #
 # ## Exercises
 #
