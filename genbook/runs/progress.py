@@ -27,7 +27,7 @@ class Follower:
         self._log: Path | None = None
         self._offset = 0
         self._started = self._ended = 0.0
-        self._base: tuple[float, float] | None = None
+        self._marks: list[tuple[float, float]] = []  # when, and how much was done then
         self._expected: float | None = None
 
     def expect(self, seconds: float | None) -> None:
@@ -37,7 +37,7 @@ class Follower:
     def begin(self, part: Path | None = None, *, resumed: bool = False) -> None:
         """Start the clock; with a part folder, follow what is added to its log from now on."""
         self._started = time.monotonic()
-        self._base = None if resumed else (self._started, 0.0)
+        self._marks = [] if resumed else [(self._started, 0.0)]
         if part is not None:
             self._log = part / "log.jsonl"
             self._offset = self._log.stat().st_size if self._log.exists() else 0
@@ -60,8 +60,8 @@ class Follower:
             if isinstance(entry, dict) and entry.get("event") == "progress":
                 self.what = str(entry.get("what", ""))
                 self.done = entry.get("done", self.done)
-                if self._base is None and self.done is not None:
-                    self._base = (time.monotonic(), self.done)
+                if self.done is not None:
+                    self._marks.append((self._ended, self.done))
 
     @property
     def elapsed(self) -> float:
@@ -76,10 +76,14 @@ class Follower:
         return None
 
     def remaining(self) -> float | None:
-        """Seconds left: elapsed over done, counted from where this attempt began."""
-        if self.done is not None and self._base is not None and self.done > self._base[1]:
-            since, base = self._base
-            return (self._ended - since) / (self.done - base) * (1.0 - self.done)
+        """Seconds left, by the speed of the second half of this attempt: the first half of a
+        resumed run may fly past what its checkpoints hold."""
+        if self.done is not None and self._marks:
+            middle = self._started + self.elapsed / 2
+            early = [mark for mark in self._marks if mark[0] <= middle]
+            since, base = (early or self._marks[:1])[-1]
+            if self.done > base:
+                return (self._ended - since) / (self.done - base) * (1.0 - self.done)
         if self._expected:
             return max(0.0, self._expected - self.elapsed)
         return None

@@ -165,7 +165,9 @@ def log(folder: Path, *entries: object) -> None:
         stream.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
-def test_the_estimate_is_elapsed_over_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_goes_by_the_latest_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     follower = Follower()
@@ -185,7 +187,8 @@ def test_the_estimate_is_elapsed_over_done(tmp_path: Path, monkeypatch: pytest.M
         stream.write('ne": 0.5}\n')
     now[0] = 120.0
     follower.read()
-    assert (follower.fraction(), follower.remaining()) == (0.5, 20.0)
+    assert follower.fraction() == 0.5
+    assert follower.remaining() == pytest.approx(10.0 / 0.3 * 0.5)  # 0.2 to 0.5 in 10 seconds
 
 
 def test_a_resumed_run_is_estimated_from_where_it_went_on(
@@ -205,6 +208,10 @@ def test_a_resumed_run_is_estimated_from_where_it_went_on(
     now[0] = 15.0
     follower.read()
     assert follower.remaining() == pytest.approx(10.0)
+    log(tmp_path, {"event": "progress", "done": 0.8})
+    now[0] = 45.0
+    follower.read()  # 0.05 in 30 seconds: what went fast before tells nothing of the rest
+    assert follower.remaining() == pytest.approx(120.0)
 
 
 def test_a_line_says_what_is_left(project: Path, tmp_path: Path) -> None:
