@@ -20,7 +20,7 @@
 # space, and reaches its level sooner. Here, after {result}`curve-samples` training images and with 20 latent
 # variables, the bound on test images is {result}`aevb-20-test` nats an image with the new method and
 # {result}`ws-20-test` with wake-sleep; after {result}`main-samples` images the new method reaches
-# {result}`nz20-bound`. Longer runs with several seeds, recorded once and shown beside the fresh one, go to
+# {result}`nz20-bound`. Longer runs with three seeds, recorded once and shown beside the fresh one, go to
 # {result}`curve-samples@long` images a curve. What holds, what could not be judged at this scale and what did not
 # hold is listed in [the ledger of this chapter](#the-ledger-of-this-chapter).
 
@@ -802,7 +802,7 @@ claims.judge("nz20-bound", ours=million or final["AEVB-20"]["test"])
 # The paper's curves go on to a hundred million images. Ours stop where all of them still rise, so this profile
 # compares the *speed* of the two methods and says little about where they end; one run of each, with one seed.
 #
-# The recorded long runs have several seeds. After {result}`curve-samples@long` images and with 20 latent variables the
+# The recorded long runs have three seeds. After {result}`curve-samples@long` images and with 20 latent variables the
 # bounds are {result}`aevb-20-test@long` and {result}`ws-20-test@long` nats (mean ± standard deviation over the
 # seeds); the order is the paper's for every size of the latent space, with wider margins than the seeds differ by.
 # AEVB with 20 latent variables goes on to {result}`main-samples@long` images, where its bound is minus the sum of a
@@ -1197,7 +1197,7 @@ claims.judge("mcem-cost", ours=small_seconds["Monte Carlo EM"] / small_seconds["
 # on the training images. And on a large data set its chains are visited rarely, while the posterior moves on.
 #
 # The recorded long runs have all 1000 images of each set and {result}`fig3-samples@long` visits; train and test,
-# over the seeds: AEVB {result}`fig3-aevb-train@long` and {result}`fig3-aevb-test@long`, wake-sleep
+# over three seeds: AEVB {result}`fig3-aevb-train@long` and {result}`fig3-aevb-test@long`, wake-sleep
 # {result}`fig3-wake-sleep-train@long` and {result}`fig3-wake-sleep-test@long`, Monte Carlo EM
 # {result}`fig3-monte-carlo-em-train@long` and {result}`fig3-monte-carlo-em-test@long` nats. The order of the first two
 # holds; Monte Carlo EM differs most from seed to seed.
