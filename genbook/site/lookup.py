@@ -115,7 +115,7 @@ class Results:
         if claim is None:
             title = f"{row['unit']}; {where}".lstrip("; ")
             text, number = wording.formatted(row["value"], row["format"]), row["value"]
-            if row["spread"] is not None:
+            if row["spread"]:  # a setting is the same for every seed
                 text += f" ± {wording.spread(row['spread'])}"
         else:
             rule = wording.rule(claim["band"])

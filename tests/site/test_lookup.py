@@ -67,6 +67,11 @@ def test_a_page_gets_the_number_by_its_format(results, asked, text):
     assert results.look_up(asked, "aevb").text == text
 
 
+def test_a_setting_that_is_the_same_for_every_seed_has_no_spread_in_prose(results):
+    results.chapters["aevb"]["runs"]["long"]["values"]["images-per-second"]["spread"] = 0.0
+    assert results.look_up("images-per-second@long", "aevb").text == "10,512"
+
+
 def test_the_title_says_where_a_number_comes_from(results):
     title = results.look_up("fig2.nz20@long", "aevb").title
     for part in (
