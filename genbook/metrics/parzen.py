@@ -38,7 +38,7 @@ def log_likelihood(
         parts.append(torch.stack([(distance / -s.square()).logsumexp(dim=1) for s in scales]))
     found = torch.cat(parts, dim=1) - math.log(len(samples))
     found -= x.shape[1] * (scales * math.sqrt(2.0 * math.pi)).log()[:, None]
-    return found[0] if isinstance(sigma, float) else found
+    return found if isinstance(sigma, tuple) else found[0]
 
 
 def choose_sigma(validation: Tensor, samples: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> float:

@@ -46,6 +46,13 @@ def test_several_sigmas_at_once_are_the_same_as_one_by_one() -> None:
         torch.testing.assert_close(together[i], parzen.log_likelihood(x, samples, sigma=sigma))
 
 
+def test_one_sigma_gives_one_row_whatever_its_type() -> None:
+    x, samples = some(5, 20, 2), some(9, 20, 3)
+    whole = parzen.log_likelihood(x, samples, sigma=1)
+    assert whole.shape == (5,)
+    torch.testing.assert_close(whole, parzen.log_likelihood(x, samples, sigma=(1.0,))[0])
+
+
 def test_the_grid_is_that_of_the_official_code() -> None:
     np.testing.assert_allclose(parzen.SIGMAS, np.logspace(-1, 0, 10), rtol=1e-15)
 
