@@ -307,6 +307,14 @@ class Ledger:
             raise ClaimsError(f"series '{name}': used twice, or its columns differ in length")
         self.record["series"][name] = {k: [float(x) for x in v] for k, v in columns.items()}
 
+    def sheet(self, name: str, png: str) -> None:
+        """Record a sheet of small images (`plotting.packed`), so that a page can show what a
+        recorded run made."""
+        sheets = self.record.setdefault("sheets", {})
+        if name in sheets:
+            raise ClaimsError(f"sheet '{name}' is recorded twice")
+        sheets[name] = png
+
     def settings(self, settings: Any) -> None:
         """Record the frozen dataclass of this profile."""
         self.record["settings"] = dataclasses.asdict(settings)

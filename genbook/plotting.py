@@ -22,6 +22,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from PIL import Image
 from torch import Tensor
 
 from genbook.training import run_folder
@@ -122,8 +123,31 @@ def tiles(images: Tensor, *, columns: int, height: int = 28, width: int = 28) ->
 
 def sheet(ax: Axes, images: Tensor, *, columns: int, title: str = "", **size: int) -> None:
     """Draw images as a sheet without axes: 0 black, 1 white, 32 grey levels (half the file)."""
-    levels = np.round(31.0 * tiles(images, columns=columns, **size)) / 31.0
-    ax.imshow(levels, vmin=0.0, vmax=1.0, interpolation="none")
+    _draw_levels(ax, _levels(tiles(images, columns=columns, **size)), title)
+
+
+def packed(images: Tensor, *, columns: int, **size: int) -> str:
+    """The sheet of `sheet` as a PNG in base64: small enough to keep with a record."""
+    out = io.BytesIO()
+    grey = (255.0 / 31.0 * _levels(tiles(images, columns=columns, **size))).round()
+    Image.fromarray(grey.astype(np.uint8)).save(out, format="PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def packed_sheet(ax: Axes, png: str, *, title: str = "") -> None:
+    """Draw what `packed` made."""
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))), dtype=np.float32)
+    _draw_levels(ax, np.round(31.0 / 255.0 * grey), title)
+
+
+def _levels(sheet: np.ndarray) -> np.ndarray:
+    """Grey in [0, 1] -> whole numbers from 0 to 31."""
+    levels: np.ndarray = np.round(31.0 * sheet)
+    return levels
+
+
+def _draw_levels(ax: Axes, levels: np.ndarray, title: str) -> None:
+    ax.imshow(levels / 31.0, vmin=0.0, vmax=1.0, interpolation="none")
     ax.set_axis_off()
     ax.set_title(title)
 

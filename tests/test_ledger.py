@@ -302,6 +302,10 @@ def test_what_a_chapter_may_not_do(toy):
     for name, columns in (("curve", {"x": [1.0]}), ("odd", {"x": [1.0], "y": []}), ("none", {})):
         with pytest.raises(ClaimsError, match=f"series '{name}': used twice, or its columns"):
             claims.series(name, **columns)
+    claims.sheet("rows", "png")
+    assert claims.record["sheets"] == {"rows": "png"}
+    with pytest.raises(ClaimsError, match="sheet 'rows' is recorded twice"):
+        claims.sheet("rows", "png")
     with pytest.raises(ClaimsError, match=r"toy: never judged: fig3-order$"):
         claims.close()
     assert not (claims.folder / "record.json").exists()

@@ -51,6 +51,18 @@ def test_tiles_lay_images_out_in_rows():
     assert sheet[3, 0] == pytest.approx(0.6)
 
 
+def test_a_packed_sheet_is_drawn_as_the_sheet_itself():
+    images = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    _figure, (left, right) = plotting.axes(1, 2)
+    plotting.sheet(left, images, columns=3, height=2, width=2, title="a")
+    png = plotting.packed(images, columns=3, height=2, width=2)
+    plotting.packed_sheet(right, png, title="b")
+    drawn = [ax.images[0].get_array() for ax in (left, right)]
+    assert (drawn[0] == drawn[1]).all()
+    assert [ax.get_title() for ax in (left, right)] == ["a", "b"]
+    assert len(plotting.packed(torch.rand(100, 784), columns=10)) < 100_000
+
+
 def contrast(a, b):
     def luminance(color):
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genbook.data import formats
+from genbook.data import flickr, formats
 from genbook.data.fetching import folder_of
 from genbook.data.files import (
     CacheError,
@@ -65,7 +65,8 @@ def source_files(own: OwnSet, folder: Path) -> list[Path]:
         return [folder / own.needs[0]]
     images = numbered(folder / own.needs[0], ".jpg")
     if own.name == "mir_flickr":
-        return images + numbered(folder / TAGS, ".txt")
+        listed = flickr.concept_lists(folder / flickr.ANNOTATIONS)
+        return images + numbered(folder / TAGS, ".txt") + listed
     partition = folder / PARTITION
     return images + ([partition] if partition.exists() else [])
 
@@ -127,8 +128,12 @@ def _readable(own: OwnSet, path: Path) -> bool:
                 formats.frey_faces(path)
             case ".jpg":
                 (formats.face if own.name == "celeba" else formats.photo)(path, SIZE)
+            case _ if path.name == PARTITION:
+                partition(path)
+            case _ if path.parent.name == flickr.ANNOTATIONS:
+                flickr.image_numbers(path)
             case _:
-                partition(path) if path.name == PARTITION else path.read_bytes()
+                path.read_bytes()
     except (DataError, OSError):
         return False
     return True
@@ -179,20 +184,29 @@ def partition(path: Path) -> dict[str, str] | None:
 
 
 def mir_flickr(say: Say) -> tuple[Tensor, tuple[tuple[str, ...], ...]]:
-    """The photographs, uint8 [N,3,64,64], and the user tags of each (there may be none)."""
+    """The photographs, uint8 [N,3,64,64], and the tags of each (there may be none).
+
+    The user tags as they are, then, when the reader has brought the annotations, the names of the
+    concepts that are not among them.
+    """
     own = OWN["mir_flickr"]
     folder = require(own)
     images = numbered(folder / own.needs[0], ".jpg")
-    listed = {_number(path): path for path in numbered(folder / TAGS, ".txt")}
-    untagged = [path.name for path in images if _number(path) not in listed]
+    user_tags = {_number(path): path for path in numbered(folder / TAGS, ".txt")}
+    untagged = [path.name for path in images if _number(path) not in user_tags]
     if untagged:
         number = _number(Path(untagged[0]))
         raise DataError(f"{folder / TAGS} has no tags{number}.txt for {untagged[0]}.")
-    tags = tuple(
-        tuple(listed[_number(path)].read_text(encoding="utf-8", errors="replace").split())
-        for path in images
-    )
+    numbers = [_number(path) for path in images]
+    shown = flickr.concepts(folder / flickr.ANNOTATIONS, set(numbers))
+    tags = tuple(_with_concepts(user_tags[n], shown.get(n, [])) for n in numbers)
     return converted(own, {"train": images}, formats.photo, say)["train"], tags
+
+
+def _with_concepts(user_tags: Path, concepts: list[str]) -> tuple[str, ...]:
+    """The user tags in a file and the concepts that the user has not named."""
+    words = user_tags.read_text(encoding="utf-8", errors="replace").split()
+    return (*words, *(name for name in concepts if name not in words))
 
 
 def converted(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genbook.data import formats
+from genbook.data import flickr, formats
 from genbook.data.archives import Members, rebuilt_by
 from genbook.data.files import DataError, File
 from genbook.data.formats import Bytes
@@ -223,7 +223,9 @@ OWN: dict[str, OwnSet] = {
             title="MIR Flickr 25k, 25 000 photographs with tags, cropped to 64 x 64",
             needs=("mirflickr", "mirflickr/meta/tags"),
             bring="Unpack mirflickr25k.zip there, so that mirflickr/im1.jpg and "
-            "mirflickr/meta/tags/tags1.txt exist.",
+            "mirflickr/meta/tags/tags1.txt exist. To have the annotations as further tags, unpack "
+            f"{flickr.ANNOTATIONS}.zip to a folder of that name beside mirflickr, so that "
+            f"{flickr.ANNOTATIONS}/animals.txt exists.",
         ),
     )
 }

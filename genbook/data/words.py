@@ -1,4 +1,4 @@
-"""Words of photographs: word vectors and their files, and lists of tags.
+"""Words of photographs: word vectors and their files, lists of tags, features of the photographs.
 
 Tags are a bool matrix [N, V]: whether image n has word v.
 """
@@ -6,13 +6,14 @@ Tags are a bool matrix [N, V]: whether image n has word v.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from genbook.data.files import DataError, write_whole
@@ -106,13 +107,33 @@ def read_tags(path: Path, words: Sequence[str], *, images: int) -> Tensor:
         return tag_matrix([line.split() for line in lines], words, images=images, path=path)
 
 
+def known(lists: Sequence[Sequence[str]], words: Collection[str]) -> list[list[str]]:
+    """The lists of tags without the words that are not among `words`, those that have a vector.
+
+    Nobody has a vector for every word that users make up, and `tag_matrix` refuses a word it does
+    not know, so this comes before it.  Words are compared as they are: the tags of MIR Flickr are
+    in lower case.  A list may end with no word.  How many tags and distinct words were dropped
+    goes to the log; raises DataError when no tag is left.
+    """
+    vocabulary = set(words)
+    kept = [[word for word in tag_list if word in vocabulary] for tag_list in lists]
+    total = sum(map(len, lists))
+    dropped = total - sum(map(len, kept))
+    if dropped == total:
+        raise DataError(f"None of the {total} tags is one of the {len(vocabulary)} known words.")
+    unknown = {word for tag_list in lists for word in tag_list} - vocabulary
+    log.info("%d of %d tags dropped: %d words are not known", dropped, total, len(unknown))
+    return kept
+
+
 def tag_matrix(
     lists: Sequence[Sequence[str]], words: Sequence[str], *, images: int, path: Path | None = None
 ) -> Tensor:
     """Tags bool [N, V] from one list of words an image; a word twice in a list counts once.
 
     Raises DataError when there are not `images` lists, and for a word that is not in the
-    vocabulary `words`, with the line of the file `path` or the image, counted from 1.
+    vocabulary `words` (`known` drops these), with the line of the file `path` or the image, counted
+    from 1.
     """
     if len(lists) != images:
         raise DataError(f"{path or 'The tags'}: {len(lists)} tag lists for {images} images")
@@ -145,6 +166,33 @@ def tagged(tags: Tensor, *, untagged: Literal["drop", "refuse"]) -> Tensor:
         raise DataError(f"{without}: leave them out, or give them tags.")
     log.info(without)
     return has_tag.nonzero()[:, 0]
+
+
+def read_features(path: Path, *, images: int) -> Tensor:
+    """Features float32 [N, F] of the photographs: the tensor `features` of a safetensors file.
+
+    Section 4.2: F = 4096, the last fully connected layer of a frozen convolutional network.  Row n
+    is image n of the set.  Raises DataError, with the file, when it is not a safetensors file, has
+    no such tensor, or this is not [N, F] with N = `images` or has a number that is not finite.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = sorted(stored.keys())
+            if "features" not in names:
+                there = ", ".join(names) or "nothing"
+                raise DataError(f'{path} holds no tensor "features", it holds: {there}')
+            features: Tensor = stored.get_tensor("features").float()
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a whole safetensors file: {error}") from error
+    if features.ndim != 2:
+        raise DataError(f"{path}: the features have the shape {list(features.shape)}, not [N, F]")
+    if len(features) != images:
+        raise DataError(f"{path}: {len(features)} rows of features for {images} images")
+    finite = features.isfinite().all(dim=1)
+    if not finite.all():
+        first = int(finite.long().argmin()) + 1
+        raise DataError(f"{path}: a feature of image {first} is not finite in 32 bits")
+    return features
 
 
 def skip_gram(

@@ -14,7 +14,7 @@ def test_absent_sets_say_what_to_put_where(cache):
     for name, what in {
         "frey_face": "frey_rawface.mat",
         "celeba": "img_align_celeba/000001.jpg",
-        "mir_flickr": "mirflickr/meta/tags/tags1.txt",
+        "mir_flickr": "mirflickr/meta/tags/tags1.txt exist. To have the annotations",
     }.items():
         assert not data.available(name)
         assert data.fingerprint(name) == "absent"
@@ -175,6 +175,69 @@ def test_mir_flickr(flickr):
 def test_mir_flickr_without_the_tags_of_an_image(flickr):
     (flickr / "meta" / "tags" / "tags3.txt").unlink()
     with pytest.raises(data.DataError, match=r"no tags3\.txt for im3\.jpg"):
+        data.load("mir_flickr")
+
+
+@pytest.fixture
+def annotated(flickr):
+    """The annotations beside the photographs, unpacked: lists of numbers, and README.txt."""
+    folder = flickr.parent / "mirflickr25k_annotations_v080"
+    folder.mkdir()
+    for name, text in {
+        "README.txt": "The annotations of the collection\n1 of 2\n",
+        "sky.txt": "1\n2\n11\n",
+        "plant_life.txt": "2\r\n10\r\n\r\n",
+        "plant_life_r1.txt": "10\r\n",
+        "animals.txt": "2\n",
+        "lake.txt": "",
+    }.items():
+        (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def test_mir_flickr_annotations_are_further_tags(flickr, annotated):
+    tags = data.load("mir_flickr").train_tags
+    assert tags[0] == ("number1", "sky"), "a word that the user has said is not said twice"
+    assert tags[1] == ("animals", "plant_life", "sky")
+    assert tags[2] == ("number3", "sky")
+    assert tags[9] == ("number10", "sky", "plant_life"), "by the number of the image, once"
+    checks = dict(data.verify("mir_flickr"))
+    assert checks["mirflickr25k_annotations_v080/animals.txt"]
+    assert not any("README" in file or "_r1" in file for file in checks)
+
+
+def test_mir_flickr_annotations_are_a_part_of_its_fingerprint(flickr, annotated):
+    first = data.fingerprint("mir_flickr")
+    (annotated / "lake.txt").write_text("3\n")
+    second = data.fingerprint("mir_flickr")
+    annotated.rename(annotated.with_name("elsewhere"))
+    third = data.fingerprint("mir_flickr")
+    assert len({first, second, third}) == 3
+    assert data.load("mir_flickr").train_tags[1] == (), "without the folder, the user tags"
+
+
+def test_mir_flickr_annotations_that_are_none(flickr, annotated):
+    lake = annotated / "lake.txt"
+    for text, says in {
+        "3\n\nim4.jpg\n": 'line 3: expected the number of an image, found "im4.jpg"',
+        "-3\n": 'line 1: expected the number of an image, found "-3"',
+        "3 4\n": 'line 1: expected the number of an image, found "3 4"',
+        "3\n12\n": "line 2: there is no image 12",
+        "0\n": "line 1: there is no image 0",
+    }.items():
+        lake.write_text(text)
+        with pytest.raises(data.DataError) as caught:
+            data.load("mir_flickr")
+        assert str(caught.value) == f"{lake}, {says}"
+        readable = dict(data.verify("mir_flickr"))[f"{annotated.name}/lake.txt"]
+        assert readable is ("no image" in says)
+
+
+def test_mir_flickr_annotations_without_a_list(flickr, annotated):
+    for path in annotated.iterdir():
+        if path.name not in {"README.txt", "plant_life_r1.txt"}:
+            path.unlink()
+    with pytest.raises(data.DataError, match=r"holds no lists of images such as animals\.txt"):
         data.load("mir_flickr")
 
 

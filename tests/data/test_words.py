@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from genbook.data import DataError, words
@@ -116,6 +117,65 @@ def test_bad_tag_lists_are_refused(tmp_path):
         words.tag_matrix([["blue"], ["red"]], known, images=2)
     with pytest.raises(DataError, match="The tags: 1 tag lists for 2 images"):
         words.tag_matrix([["blue"]], known, images=2)
+
+
+def test_words_that_are_not_known_are_dropped_and_counted(caplog):
+    lists = [("sky", "skyy", "blue"), (), ("skyy", "Blue", "dsc0042"), ["blue", "blue"]]
+    with caplog.at_level("INFO", logger="genbook.data"):
+        kept = words.known(lists, ("blue", "sea", "sky"))
+    assert kept == [["sky", "blue"], [], [], ["blue", "blue"]]
+    assert "4 of 8 tags dropped: 3 words are not known" in caplog.text
+    assert words.tag_matrix(kept, ("blue", "sea", "sky"), images=4).sum() == 3
+    assert words.known(kept, ("blue", "sky")) == kept
+
+
+@pytest.mark.parametrize(("lists", "total"), [([["skyy"], ["Blue", "Blue"]], 3), ([[], []], 0)])
+def test_tags_of_which_nothing_is_known_are_refused(lists, total):
+    with pytest.raises(DataError, match=f"None of the {total} tags is one of the 2 known words"):
+        words.known(lists, ("blue", "sky"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_features_are_read_as_they_are(tmp_path, dtype):
+    path = tmp_path / "features.safetensors"
+    features = torch.randn(3, 5, generator=seeded(0)).to(dtype)
+    save_file({"features": features, "more": torch.ones(1)}, path)
+    found = words.read_features(path, images=3)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, features.float())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"fc7": torch.ones(3, 5), "fc6": torch.ones(3)}, ' holds no tensor "features", it holds'),
+        ({"fc7": torch.ones(3, 5), "fc6": torch.ones(3)}, "holds: fc6, fc7"),
+        ({}, "holds: nothing"),
+        ({"features": torch.ones(3, 5, 1)}, ": the features have the shape [3, 5, 1], not [N, F]"),
+        ({"features": torch.ones(4, 5)}, ": 4 rows of features for 3 images"),
+        ({"features": torch.tensor([[1.0], [float("nan")], [float("inf")]])}, "of image 2 is not"),
+        (
+            {"features": torch.tensor([[1], [1], [1e39]], dtype=torch.double)},
+            "of image 3 is not finite",
+        ),
+    ],
+)
+def test_bad_features_are_refused_with_the_file(tmp_path, tensors, says):
+    path = tmp_path / "features.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(DataError, match=re.escape(says)) as caught:
+        words.read_features(path, images=3)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_features_that_are_not_safetensors_are_refused(tmp_path):
+    path = tmp_path / "features.safetensors"
+    save_file({"features": torch.ones(3, 5)}, path)
+    whole = path.read_bytes()
+    for content in (b"", b"<html>Quota</html>", whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=re.escape(f"{path} is not a whole safetensors file")):
+            words.read_features(path, images=3)
 
 
 def test_images_without_tags_are_counted_and_dropped_or_refused(caplog):
