@@ -1265,7 +1265,8 @@ train_features, test_features = train_features / scale, test_features / scale
 
 try:
     table = words.skip_gram(train_tags.cpu(), crowd.WORDS)
-except ImportError:  # a machine without gensim: vectors that another one made
+    words.write_vectors(training.run_folder() / "crowd.vectors", table)
+except ImportError:  # a machine without gensim: the file that a run elsewhere left
     table = words.read_vectors(data.cache_folder() / "crowd.vectors")
 vectors = table.of(crowd.WORDS).to(device)
 claims.value("tag-pairs", train_tags.sum().item(), unit="pairs", format=",.0f")
