@@ -38,7 +38,7 @@ from torch import nn
 from torch.nn import functional
 
 from genbook import cgan, data, ledger, plotting, tagging, training
-from genbook.data import crowd, words
+from genbook.data import crowd, flickr, words
 from genbook.metrics import classifier, frechet, neighbours, parzen
 from genbook.reading import Table, check, show
 
@@ -1535,14 +1535,17 @@ for profile_name, records in claims.recorded().items():
 
 # %%
 def tag_flickr():
-    """The tags of four photographs of MIR Flickr, or nothing without the reader's files."""
+    """Rows of a table: the tags of four photographs of MIR Flickr, or what is not there."""
     folder = data.cache_folder() / "mir_flickr"
-    needed = [folder / name for name in ("features.safetensors", "words.vectors")]
-    if not data.available("mir_flickr") or not all(path.exists() for path in needed):
-        return None
+    if not data.available("mir_flickr"):
+        return [["", "MIR Flickr is not in the data folder", ""]]
+    for name in flickr.COMPANIONS:
+        if not (folder / name).exists():
+            return [["", f"{name} is not beside MIR Flickr", ""]]
     lists = data.load("mir_flickr").train_tags
-    features = words.read_features(needed[0], images=len(lists)).to(device)
-    table = words.read_vectors(needed[1])
+    features = words.read_features(folder / flickr.COMPANIONS[0], images=len(lists)).to(device)
+    features = features / features.square().mean().sqrt()
+    table = words.read_vectors(folder / flickr.COMPANIONS[1])
     lists = words.known(lists, table.words)
     used = sorted({word for one in lists for word in one})
     image_of, word_of = tagging.pairs(words.tag_matrix(lists, used, images=len(lists)))
@@ -1556,7 +1559,7 @@ def tag_flickr():
     found = tagging.tag_images(net, features[shown:], table.vectors.to(device), random=g, drop=g)
     return [
         [
-            f"im{shown + n + 1}.jpg",
+            f"number {shown + n + 1}",
             ", ".join(lists[shown + n]),
             ", ".join(table.words[v] for v in tags),
         ]
@@ -1564,11 +1567,7 @@ def tag_flickr():
     ]
 
 
-flickr_rows = tag_flickr()
-Table(
-    ["photograph", "its own tags", "made"],
-    flickr_rows or [["", "MIR Flickr is not in the data folder", ""]],
-)
+Table(["photograph", "its own tags", "made"], tag_flickr())
 
 # %% [markdown]
 # ## What goes wrong, and how it looks

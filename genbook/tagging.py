@@ -122,8 +122,13 @@ def vote(made: Tensor, vectors: Tensor, *, nearest: int = 20, tags: int = 10) ->
     ones ordered by the sum of their cosines over the samples that named them, then by the
     vocabulary.  The distribution (ours: the paper has none) is the share of the samples to which a
     word is the nearest.  Of exactly equal cosines torch's topk takes which it likes.  Raises
-    ValueError when a sample is not finite: the model has diverged.
+    ValueError when a sample is not finite, for the model has diverged, and when the vocabulary has
+    fewer than `nearest` words.
     """
+    if len(vectors) < max(nearest, tags):
+        raise ValueError(
+            f"a vocabulary of {len(vectors)} words has no {max(nearest, tags)} nearest"
+        )
     if not made.isfinite().all():
         raise ValueError("a sample is not finite: the model has diverged")
     cosine = functional.normalize(made, dim=-1) @ functional.normalize(vectors, dim=-1).T

@@ -12,6 +12,7 @@ from pathlib import Path
 from genbook.data.files import DataError
 
 ANNOTATIONS = "mirflickr25k_annotations_v080"  # as the archive is called
+COMPANIONS = ("features.safetensors", "words.vectors")  # what a chapter reads beside the set
 NO_CONCEPT = "README.txt"  # which the archive holds too
 
 

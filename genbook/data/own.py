@@ -85,7 +85,7 @@ def _number(path: Path) -> int:
 
 
 def fingerprint(own: OwnSet) -> str:
-    """A hash of the names and bytes of the reader's files, or "absent".
+    """A hash of the names and bytes of the reader's files, companions too, or "absent".
 
     The bytes are read again only when a name, size or time of change differs from last time.
     """
@@ -93,6 +93,8 @@ def fingerprint(own: OwnSet) -> str:
         return "absent"
     folder = folder_of(own.name)
     files = source_files(own, folder)
+    if own.name == "mir_flickr":
+        files += [path for name in flickr.COMPANIONS if (path := folder / name).exists()]
     stats = [(path, path.stat()) for path in files]
     quick = sha256_of_lines(f"{path.name} {st.st_size} {st.st_mtime_ns}" for path, st in stats)
     memory = folder / ".fingerprint.json"
