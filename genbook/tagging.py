@@ -125,10 +125,8 @@ def vote(made: Tensor, vectors: Tensor, *, nearest: int = 20, tags: int = 10) ->
     ValueError when a sample is not finite, for the model has diverged, and when the vocabulary has
     fewer than `nearest` words.
     """
-    if len(vectors) < max(nearest, tags):
-        raise ValueError(
-            f"a vocabulary of {len(vectors)} words has no {max(nearest, tags)} nearest"
-        )
+    if len(vectors) < nearest:
+        raise ValueError(f"a vocabulary of {len(vectors)} words has no {nearest} nearest ones")
     if not made.isfinite().all():
         raise ValueError("a sample is not finite: the model has diverged")
     cosine = functional.normalize(made, dim=-1) @ functional.normalize(vectors, dim=-1).T

@@ -194,6 +194,11 @@ def test_samples_that_are_not_finite_are_refused():
         tagging.vote(made, drawn(1, 30, 4))
 
 
+def test_a_vocabulary_without_enough_words_is_refused():
+    with pytest.raises(ValueError, match="of 3 words has no 4 nearest"):
+        tagging.vote(torch.zeros(1, 1, 2), torch.eye(3, 2), nearest=4)
+
+
 def test_tag_images_is_the_vote_on_the_generator_s_samples(monkeypatch):
     generator, y, vectors = small_gan().generator.float(), drawn(2, 7, 5).float(), drawn(3, 30, 3)
     vectors = vectors.float()

@@ -206,6 +206,16 @@ def test_mir_flickr_annotations_are_further_tags(flickr, annotated):
     assert not any("README" in file or "_r1" in file for file in checks)
 
 
+def test_what_is_read_beside_mir_flickr_is_a_part_of_its_fingerprint(flickr):
+    found = [data.fingerprint("mir_flickr")]
+    for name in ("features.safetensors", "words.vectors"):
+        (flickr.parent / name).write_bytes(b"1")
+        found.append(data.fingerprint("mir_flickr"))
+        (flickr.parent / name).write_bytes(b"22")
+        found.append(data.fingerprint("mir_flickr"))
+    assert len({*found}) == 5
+
+
 def test_mir_flickr_annotations_are_a_part_of_its_fingerprint(flickr, annotated):
     first = data.fingerprint("mir_flickr")
     (annotated / "lake.txt").write_text("3\n")
