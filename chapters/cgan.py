@@ -16,11 +16,13 @@
 # Mirza and Osindero {cite}`mirza2014conditional` take the adversarial game of Goodfellow and others
 # {cite}`goodfellow2014generative` and tell both players something about the picture, a digit's label or the
 # features of a photograph. Their claim: the generator then makes what it was asked for, and one question can have
-# many answers. They score handwritten digits with a Parzen window and show tags for photographs. Here, after
-# {result}`main-passes` passes over MNIST, {result}`label-accuracy` of the generated digits show the label that was
-# asked for, as judged by a classifier that is right on {result}`classifier-accuracy` of the test images, and the
-# Parzen window gives {result}`parzen-conditional` nats. What holds, what could not be judged at this scale and what
-# did not hold is listed in [the ledger of this chapter](#the-ledger-of-this-chapter).
+# many answers. They score handwritten digits with a Parzen window, and show tags for photographs.
+#
+# Here are the paper's networks and its schedule on MNIST, its score and what that score is worth, and its second experiment on
+# photographs with simulated tags, because the paper's own cannot be had. This fresh run stops after {result}`main-passes` passes, when
+# {result}`label-accuracy` % of the digits show the label that was asked for, as read by a classifier that is right on
+# {result}`classifier-accuracy` % of the test images. What holds, what could not be judged at this scale and what did not
+# hold is listed in [the ledger of this chapter](#the-ledger-of-this-chapter).
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -215,7 +217,8 @@ plotting.show(
 
 # %% [markdown]
 # {result}`circle-right` % of the generated points lie in the half that was asked for, on average
-# {result}`circle-radius` from the circle, and they spread over it.
+# {result}`circle-radius` from the circle. Note what the code never does: it never says what a right answer would be. It only
+# draws pairs.
 #
 # ## A game, and what it measures
 #
@@ -400,10 +403,11 @@ plotting.show(
 )
 
 # %% [markdown]
-# Without the condition the generator finds {result}`ring-without` of the 8 clusters, with it {result}`ring-with`;
-# {result}`ring-without-near` % and {result}`ring-with-near` % of the samples lie within three standard deviations of a
-# cluster. A condition can only help between labels: inside a label the game is the old one, with all of its faults.
-# (One run each; the essay on mode coverage returns to this with seeds and remedies.)
+# Without the condition the generator finds {result}`ring-without` of the 8 clusters, and {result}`ring-without-near` % of its samples
+# lie within three standard deviations of one. With it: {result}`ring-with` clusters and {result}`ring-with-near` %. Every label has two
+# clusters; a generator that answers each label with only one of them finds four. That is the pattern of this whole chapter: a
+# condition helps *between* labels, and inside a label the game is the old one, with all of its faults. (One run each; the essay on
+# mode coverage returns to this with seeds and remedies.)
 #
 # ## The condition
 #
@@ -481,10 +485,10 @@ plotting.show(
 # {result}`decay-passes` passes; with the other it halves every {result}`decay-code-half` and would need
 # {result}`decay-code-passes`. We follow the paper.
 #
-# What the paper leaves open is taken from the official code: training on the first 50 000 images and validation
-# on the last 10 000, uniform initial weights, the output bias from the mean image, the momentum's ramp, the half
-# in front of the discriminator's loss, dropout of 0.2 on the discriminator's pixels, the generator's loss, and that both
-# players step at once from the same samples and the same dropped units:
+# The paper published no code. What it leaves open is taken from the official code of the unconditional model (goodfeli/adversarial on
+# GitHub, 2014): training on the first 50 000 images and validation on the last 10 000, uniform initial weights, the output bias from
+# the mean image, the momentum's ramp, the half in front of the discriminator's loss, dropout of 0.2 on the discriminator's pixels, the
+# generator's loss, and that both players step at once, from the same samples and the same dropped units:
 
 # %%
 show(cgan.set_gradients)
@@ -698,7 +702,7 @@ claims.value("deaf-passes", deaf, unit="passes", format=".3g")
 #
 # **The variety does not come from $\mathbf z$.** Drop nothing while sampling, and what is left to vary within a label is
 # $\mathbf z$: pixels then vary by {result}`end-still-inside`, against {result}`end-inside` with units dropped and
-# {result}`inside-data` in the data. The generator makes one picture of each digit and the dropped units do the rest. Isola
+# {result}`inside-data` in the data. The generator makes one picture, and the dropped units do the rest. Isola
 # and others met the same later in pix2pix and drew the conclusion: no $\mathbf z$ at all, and dropout also when sampling
 # {cite}`isola2017image`.
 #
@@ -725,10 +729,14 @@ for name, model in (("paper", "conditional"), ("centred", "centred noise")):
 claims.judge("z-unheard", ours=[heard["paper"], 0.1 * inside_data, heard["centred"]])
 
 # %% [markdown]
-# The paper does not say whether units are dropped when samples are drawn. Here they are, unless something else is said.
+# The paper does not say whether units are dropped when samples are drawn. After what we have just seen that is half of the model.
+# Here they are dropped, unless something else is said, and whatever depends on it is given both ways.
 
 # %% [markdown]
 # ## Figure 2: rows of digits, and walks
+#
+# The paper's Figure 2 shows samples, one row a label. Beside the same rows, from the weights with the best validation score, stand
+# those with nothing dropped: what $\mathbf z$ and the label alone can say. The third sheet is from the net that hears $\mathbf z$.
 
 
 # %%
@@ -862,7 +870,7 @@ for profile_name, records in claims.recorded().items():
 #   \exp\Big(-\frac{\lVert\mathbf x-\mathbf x_i\rVert^2}{2\sigma^2}\Big) - D\log\big(\sigma\sqrt{2\pi}\big)
 # $$ (parzen)
 #
-# averaged over the test images, with $\sigma$ from a grid of ten values between 0.1 and 1, chosen on the first 1000
+# where $\mathbf x$ is a test image of $D = 784$ pixels, averaged over the test images, with $\sigma$ from a grid of ten values between 0.1 and 1, chosen on the first 1000
 # validation images. The ± of the published tables is the standard error over test images, not over trained models.
 
 # %%
@@ -907,7 +915,13 @@ for name in ("conditional", "unconditional"):  # validation scores after equally
 # | the same, nothing dropped | | {result}`parzen-still` | {result}`sigma-still` |
 #
 # (Log-likelihood in nats by a Parzen window, ± the standard error over {result}`test-count` test images. The published values
-# come from Table 1 of the paper as later texts quote it; the first four were copied there from earlier papers.)
+# come from Table 1 of the paper as later texts quote it; all but the last were copied there from earlier papers.)
+#
+# Whether units are dropped while sampling moves the score of one and the same net from {result}`parzen-still` to
+# {result}`parzen-conditional` nats. A single good picture of each digit scores badly, and the same picture with random
+# parts missing scores better: the windows around the damaged copies reach more test images. On the validation images, after
+# {result}`unconditional-passes` passes each, the unconditional net stands at {result}`equal-unconditional` and the conditional one at
+# {result}`equal-conditional`.
 
 # %% tags=["remove-output"]
 claims.value("test-count", len(test_images), unit="images", format=",.0f")
@@ -915,9 +929,8 @@ claims.value("test-count", len(test_images), unit="images", format=",.0f")
 # %% [markdown]
 # ### The metric on trial
 #
-# What does the number mean? Give it samples whose quality is known. A real sample cannot be beaten: 10 000 training
-# images, which come from the very distribution that is to be modelled. If the window were a likelihood, nothing could
-# score above them.
+# What does the number mean? Give it samples whose quality is known. No model can be better than 10 000 training images: they
+# come from the very distribution that is to be modelled. If the score ranked models, nothing could stand above them.
 
 
 # %%
@@ -1078,10 +1091,13 @@ claims.value("adam-still-inside", t.history["still_inside"][-1], unit="", format
 #
 # ## Measures that mean something
 #
-# In the space of the 128 features of our classifier one can ask simple questions: is a sample close to real ones (precision,
-# density), are real images close to samples (recall, coverage), how far apart are the two clouds (Fréchet distance),
-# and how varied are the samples of one digit (mean distance between two of them, over the same for the data)? These
-# are features of our own small network: the distance is no FID, and compares only with the others in this table.
+# In the space of the 128 features of our classifier one can ask simple questions. Is a sample closer to some real image than that
+# image is to its fifth neighbour? The share of such samples is their precision; density counts how many such neighbourhoods a sample lies
+# in. The same with the neighbourhoods of samples, and real images in them, is recall; coverage is the share of real neighbourhoods that
+# have a sample in them. How far
+# apart are the two clouds of a digit (Fréchet distance), and how varied are the samples of one digit (mean distance between two of them, over
+# the same for the data)? These are features of our own small network: the distance is no FID, and compares only with the
+# others in this table.
 
 # %%
 show(neighbours.neighbours)
@@ -1145,24 +1161,29 @@ for row, found in measures.items():
 
 # %% [markdown]
 # The first row is another set of real images, unseen by all nets: what a perfect model would get. The second shows that
-# only label accuracy, distance and diversity look at the label, which is all that the paper is about. With nothing dropped the conditional model has precision
-# {result}`conditional-nothing-dropped-precision`, recall {result}`conditional-nothing-dropped-recall` and coverage {result}`conditional-nothing-dropped-coverage`, and its digits
-# are {result}`conditional-nothing-dropped-diversity` times as varied as real ones of the same label. For the unconditional one (which is never
-# asked for a digit, so its accuracy, distance and diversity by label mean nothing) precision is {result}`unconditional-nothing-dropped-precision` and recall
-# {result}`unconditional-nothing-dropped-recall`.
+# only label accuracy, distance and diversity look at the label, which is all that the paper is about.
+#
+# Each measure has a blind side, and collapsed nets show it. With nothing dropped the conditional net, one picture a label, has recall
+# {result}`conditional-nothing-dropped-recall` and diversity {result}`conditional-nothing-dropped-diversity`; whether its
+# precision ({result}`conditional-nothing-dropped-precision`) is high or low hangs on that one picture. The unconditional net has precision
+# {result}`unconditional-nothing-dropped-precision` and recall {result}`unconditional-nothing-dropped-recall`. (It is never asked for a digit:
+# its accuracy, distance and diversity by label mean nothing.) With units dropped the conditional net has precision
+# {result}`conditional-units-dropped-precision`, recall {result}`conditional-units-dropped-recall` and coverage
+# {result}`conditional-units-dropped-coverage`.
 
 # %% [markdown]
 # ## One photograph, many tags
 #
 # The paper's second experiment is the one that needs a *conditional* model: which words would people write under a
 # photograph? There is no right answer, only a distribution. The generator gets the features of a photograph and makes a
-# *word vector*; the words nearest to it are its answer, and other noise gives other words.
+# *word vector*, a point in a space where words of like meaning lie together. The words nearest to it are its answer, and other
+# noise gives other words.
 #
-# The paper trained on MIR Flickr 25k, with word vectors from a hundred million photographs and features of a network
-# trained on 21 000 classes, and showed the tags of four pictures, without a score. None of this can be fetched without the open
-# web. So there are two things here: loaders and code for the real data, when you bring it (`data.load("mir_flickr")`, `words.read_vectors`, and
-# the [setup page](../setup.md)), and a stand-in that runs everywhere and can be scored, because its truth is known. The photographs are
-# those of CIFAR-10. The tags come from a simulated crowd:
+# The paper trained on MIR Flickr 25k, with word vectors from a hundred million photographs and features from a network
+# trained on 21 000 classes. It showed the tags of four pictures, without a score. None of this can be fetched without the open
+# web. So there are two things here. There is code for the real data, when you bring it ([setup page](../setup.md)). And there is a stand-in
+# that runs everywhere and, unlike the original, can be scored, because its truth is known. The photographs are those of CIFAR-10. The
+# tags come from a simulated crowd:
 
 # %%
 show(crowd.draw_crowd)
@@ -1172,8 +1193,8 @@ show(crowd.attributes)
 
 # %% [markdown]
 # Users have their own vocabulary, prefer some words, name objects or looks, add camera makes and places, and most write little.
-# What they see in the pixels is measured in the pixels. The process was written before any model was trained on it. Because its words are written
-# independently, the distribution of tags of a photograph over the whole crowd is known exactly:
+# What they see in the pixels is measured in the pixels. The process was written before any model was trained on it. Its words are
+# written independently of each other, so the distribution of tags of a photograph over the whole crowd is known exactly:
 
 # %%
 show(crowd.true_distribution)
@@ -1263,11 +1284,15 @@ train_features, test_features = (
 scale = train_features.square().mean().sqrt()
 train_features, test_features = train_features / scale, test_features / scale
 
+# A machine without gensim reads the vectors that a run elsewhere left.
+carried = data.cache_folder() / "crowd.vectors"
 try:
     table = words.skip_gram(train_tags.cpu(), crowd.WORDS)
     words.write_vectors(training.run_folder() / "crowd.vectors", table)
-except ImportError:  # a machine without gensim: the file that a run elsewhere left
-    table = words.read_vectors(data.cache_folder() / "crowd.vectors")
+except data.DataError:
+    if not carried.exists():
+        raise
+    table = words.read_vectors(carried)
 vectors = table.of(crowd.WORDS).to(device)
 claims.value("tag-pairs", train_tags.sum().item(), unit="pairs", format=",.0f")
 claims.value("tag-words", len(vectors), unit="words", format=".0f")
@@ -1293,8 +1318,8 @@ Table(
 
 
 # %% [markdown]
-# Training is that of MNIST, with the paper's schedule; and once more with two changes, vectors scaled to variance 1 and Adam, whose reason
-# shows in the result.
+# Training is that of MNIST, with the paper's schedule. Beside it are two changes, each alone and both together: vectors scaled so
+# that a coordinate has variance 1, and Adam (with initial weights of the discriminator in ±0.05). Together they run longest.
 
 
 # %%
@@ -1357,15 +1382,16 @@ for name, its_vectors, updates, adam in (
 
 # %% [markdown]
 # The paper's protocol: 100 samples a photograph, the 20 words nearest to each by cosine, the 10 words named most often. It named
-# 20 of a quarter of a million words; here 20 are a twelfth of the vocabulary, which blurs any model. Both the 20 nearest and the single
-# nearest word are shown.
+# 20 of a quarter of a million words; here 20 are a twelfth of the vocabulary, which blurs any model. So the single
+# nearest word is shown as well.
 
 # %%
 show(tagging.vote)
 
 # %% [markdown]
-# Against it: the mean word vector by ridge regression (a generator without noise), the tags of the nearest photographs, the most
-# common tags for everybody; and above, a model that draws its words from the truth.
+# Against it stand the mean word vector by ridge regression (a generator without noise), the tags of the nearest photographs, and the
+# most common tags for everybody. Two rows are yardsticks: a model that draws its words from the truth, and the best generator of the
+# form $f(\mathbf z) + h(\mathbf y)$, the mean vector with the residuals of random training pairs.
 
 
 # %%
@@ -1517,12 +1543,20 @@ for profile_name, records in claims.recorded().items():
 
 # %% [markdown]
 # In this profile the net with the paper's settings has seen {result}`tag-updates` updates and has a precision of
-# {result}`tag-papers-settings-20-nearest-precision`; with Adam and scaled vectors, after {result}`mended-updates`,
+# {result}`tag-papers-settings-20-nearest-precision`; with both changes, after {result}`mended-updates`,
 # {result}`tag-adam-and-scaled-vectors-20-nearest-precision`. The mean vector has {result}`tag-mean-vector-precision`,
 # the nearest photographs {result}`tag-nearest-photographs-precision`, the most common tags
 # {result}`tag-most-common-tags-precision`. The entropy of the two nets' answers is
 # {result}`tag-papers-settings-20-nearest-entropy` and {result}`tag-adam-and-scaled-vectors-20-nearest-entropy` nats, where
 # the crowd's is {result}`tag-entropy`.
+#
+# How much of this is the form of the generator? The row "mean vector and residuals" has learnt all that a sum of two functions can
+# be taught by moments: for every photograph the right mean, around it exactly the scatter of the data. Its precision is
+# {result}`tag-mean-vector-and-residuals-precision`, no better than that of the mean alone and below the most common
+# tags, because the scatter of one photograph is laid around the mean of another. Its divergence from the crowd is
+# {result}`tag-mean-vector-and-residuals-divergence` nats, where the nearest photographs have
+# {result}`tag-nearest-photographs-divergence` and a perfect model {result}`tag-drawn-from-the-truth-divergence`. One more layer
+# after the joint one would lift the limit; the paper does not have it.
 
 # %% [markdown]
 # ### The paper's own data, when you bring it
@@ -1572,17 +1606,24 @@ Table(["photograph", "its own tags", "made"], tag_flickr())
 # %% [markdown]
 # ## What goes wrong, and how it looks
 #
-# Each of these runs without an error; {result}`variant-passes` passes each.
+# Each of these runs without an error; passes each: {result}`variant-passes`. How it looks is in the figure below, from left to right.
 #
 # * **A generator without dropout.** The paper asks for dropout in both nets, the code that it builds on has none in the
-#   generator. With these nets and this schedule the generator without it makes one picture.
-# * **The loss of equation (2) as it stands**, $\log(1 - D)$, for the generator.
-# * **A discriminator that starts too large**: initial weights in ±0.05 instead of ±0.005.
-# * **Half of the right noise**: $\mathbf z$ from $\pm\tfrac12$, centred like that of the official code but with the paper's
-#   variance of $\tfrac1{12}$, and from $[0, \sqrt{12}]$, with the variance of 1 but not centred.
+#   generator. With these nets and this schedule the generator without it makes one picture, whatever $\mathbf z$ and $\mathbf y$
+#   are: between samples a pixel's standard deviation is {result}`constant-without-dropout` (with dropout {result}`plain-spread`,
+#   in the data {result}`data-spread`).
+# * **The loss of equation (2) as it stands**, $\log(1 - D)$, for the generator: a spread of {result}`minimax-spread`. It has stopped
+#   before it began.
+# * **A discriminator that starts too large**, with weights in ±0.05 instead of ±0.005: a dead generator. The discriminator wins before
+#   the generator has made anything; spread {result}`large-d-spread`, validation score {result}`large-d-score` nats.
 # * **Squared errors for the logarithms**: a much copied implementation (PyTorch-GAN's `cgan.py`) descends
 #   $(D-1)^2$ and $D^2$ on outputs without a sigmoid. That is another game, the least-squares GAN of Mao and others,
-#   with another divergence, under the name of this paper.
+#   with another divergence, under the name of this paper. With these nets and this rate: spread {result}`squared-spread`, validation score
+#   {result}`squared-score`, where the published loss has {result}`plain-score`.
+# * **Half of the right noise**: $\mathbf z$ from $\pm\tfrac12$, centred like that of the official code but with the paper's
+#   variance of $\tfrac1{12}$, and from $[0, \sqrt{12}]$, with the variance of 1 but not centred. What is heard of them is
+#   {result}`half-wide-from-z` and {result}`one-sided-from-z`; of the official code's, after as many passes, {result}`centred-from-z`. It takes
+#   both halves.
 #
 # And every tenth update of the first, correct one: how large are the two gradients of the generator at the same weights?
 # The same once more while the generator rests and only the discriminator learns.
@@ -1722,22 +1763,26 @@ plotting.show(
 )
 
 # %% [markdown]
-# Without dropout in the generator the pixels vary by {result}`constant-without-dropout` between samples: one picture, whatever
-# $\mathbf z$ and $\mathbf y$ are (with it {result}`plain-spread`, in the data {result}`data-spread`). The gradient of
+# The gradient of
 # $\log(1-D)$ is up to {result}`saturating-dies-both` times smaller while both players learn, at the moment when the
-# discriminator wakes before the generator does, and {result}`norm-ratio-both` times in the median. When the discriminator
-# learns alone nothing stops the gap: {result}`saturating-dies-alone` times.
+# discriminator wakes before the generator does, and {result}`norm-ratio-both` times in the median of the first pass. When the
+# discriminator learns alone nothing stops the gap: {result}`saturating-dies-alone` times.
 #
 # ## Deviations from the paper
 #
 # * **Open in the paper, from the official code of the unconditional net**: the split, the initial weights, the momentum's
-#   ramp, the dropout on pixels, the loss of the generator and the half in front of the discriminator's.
-# * **The noise.** The paper's hypercube is $[0,1]^{100}$; the official code draws from $\pm\sqrt3$. The paper is followed,
-#   and the other is measured above.
-# * **The unconditional net** has no dropout in its generator, as in its code, and uses the paper's schedule, not its own.
+#   ramp, the dropout on pixels, the loss of the generator and the half in front of the discriminator's. The loss of the generator, its dropout and the
+#   size of the initial weights decide whether anything is learnt at all: see the mistakes above.
+# * **The noise.** The paper's hypercube is $[0,1]^{100}$; the official code draws from $\pm\sqrt3$. The paper is followed. Effect: with
+#   nothing dropped samples of a label vary by {result}`paper-still-inside` instead of {result}`centred-still-inside` after
+#   {result}`centred-passes` passes.
+# * **Dropping while sampling** is not mentioned in the paper. Effect on the score: {result}`parzen-conditional` with,
+#   {result}`parzen-still` nats without.
+# * **The unconditional net** follows its own code: no dropout in its generator, noise from $\pm\sqrt3$, divisor 1.000004.
 # * **The momentum's formula** is torch's, which multiplies the whole velocity by the present rate; the difference to the
 #   old one is the decay of one update, 0.004 %.
-# * **Length.** {result}`main-passes` passes in this profile, of the {result}`decay-passes` that the rate needs to its floor.
+# * **Length.** This profile makes {result}`main-passes` passes, of the {result}`decay-passes` that the rate needs to its floor.
+# * **Tags**: photographs, crowd, word vectors and features are a stand-in, and features have 128 numbers where the paper's have 4096.
 #
 # ## Exercises
 #
@@ -1813,7 +1858,7 @@ check("share beyond pass 100", rates[50_000:].sum() / rates.sum(), 1.00004**-50_
 #
 # Feeding the condition to both players is the pattern of most of what followed: text to image by feeding a sentence's
 # embedding, image to image in pix2pix {cite}`isola2017image` by feeding a whole picture. Later nets judge the match of
-# picture and label by a projection or by a classifier at the discriminator's side, which cures the deafness seen above.
+# picture and label by a projection or by a classifier at the discriminator's side, so that the label is heard from the start.
 #
 # ## Errata of the paper, and of what is said about it
 #
