@@ -16,13 +16,16 @@
 # Mirza and Osindero {cite}`mirza2014conditional` take the adversarial game of Goodfellow and others
 # {cite}`goodfellow2014generative` and tell both players something about the picture, a digit's label or the
 # features of a photograph. Their claim: the generator then makes what it was asked for, and one question can have
-# many answers. They score handwritten digits with a Parzen window, and show tags for photographs.
+# many answers. They score handwritten digits with a Parzen window (a density estimate from samples), and show
+# tags for photographs.
 #
-# Here are the paper's networks and its schedule on MNIST, its score and what that score is worth, and its second experiment on
-# photographs with simulated tags, because the paper's own cannot be had. This fresh run stops after {result}`main-passes` passes, when
-# {result}`label-accuracy` % of the digits show the label that was asked for, as read by a classifier that is right on
-# {result}`classifier-accuracy` % of the test images. What holds, what could not be judged at this scale and what did not
-# hold is listed in [the ledger of this chapter](#the-ledger-of-this-chapter).
+# Here are the paper's networks and its schedule on MNIST, its score and what that score is worth, and its second
+# experiment on photographs with simulated tags, because the paper's photographs, word vectors and features do not
+# come with the book. This fresh run stops after {result}`main-passes` passes. Of the samples from its best
+# weights {result}`label-accuracy` % show the label that was asked for (chance: 10 %), as read by a classifier
+# that is right on {result}`classifier-accuracy` % of the test images. Longer runs are shown where they are
+# recorded. What holds, what could not be judged at this scale and what did not hold is listed in [the ledger of
+# this chapter](#the-ledger-of-this-chapter).
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -136,16 +139,20 @@ Table(
 # | $\mathbf x$, a picture | `x` | `[M, 784]`, values in $[0, 1]$ | section 4.1 |
 # | $G(\mathbf z\mid\mathbf y)$, generator | `gan.generator(z, y, drop)` | `[M, 784]` | section 4.1 |
 # | $D(\mathbf x\mid\mathbf y)$, discriminator | sigmoid of `gan.discriminator(x, y, drop)` | logits `[M]` | section 4.1 |
-# | $V(D, G)$, value of the game | `-2 * discriminator_loss` | `[M]`, nats | equation (2) |
+# | $V(D, G)$, value of the game | mean of `-2 * discriminator_loss` | number, nats | equation (2) |
 #
-# `drop` is the random generator that drops units; without it nothing is dropped.
+# `drop` is the random generator that drops units; without it nothing is dropped. A *logit* is
+# $\log\frac{D}{1-D}$, and $D$ is its sigmoid, $1/(1+e^{-\text{logit}})$; networks give logits because $\log D$
+# and $\log(1-D)$ can be had from them without rounding to zero.
 #
 # ## The whole method in two dimensions
 #
 # Points lie on a circle. The condition says only which half: 0 the upper, 1 the lower. Asked for "upper", a good
 # model answers with a point anywhere on the upper half: one question, many answers. The lines below are the whole
-# training method. The discriminator learns to tell pairs (point, label) of the data from pairs of the generator; the
-# generator learns to be taken for data.
+# idea, with Adam and normal noise in place of the paper's settings. The discriminator learns to tell pairs
+# (point, label) of the data from pairs of the generator; the generator learns to be taken for data.
+# `discriminator_loss` is $-\tfrac12[\log D + \log(1-D)]$ on a real and a generated pair, `non_saturating_loss` is
+# $-\log D$ on a generated one; both are explained further down.
 
 
 # %%
@@ -217,12 +224,16 @@ plotting.show(
 
 # %% [markdown]
 # {result}`circle-right` % of the generated points lie in the half that was asked for, on average
-# {result}`circle-radius` from the circle. Note what the code never does: it never says what a right answer would be. It only
-# draws pairs.
+# {result}`circle-radius` from the circle (the data: 0.04, the mean of a normal error of 0.05). Note what the code
+# never does: it never says which point would be the right answer for a noise. It only shows labelled examples.
 #
 # ## A game, and what it measures
 #
-# Without a condition the game is
+# We can draw from the data, but we cannot write down their density $p$, nor that of a generator's samples. So let
+# a second network compare the two. It sees an $\mathbf x$ that is, with equal chances, from the data or from the
+# generator, and answers with the probability $D(\mathbf x)$ that it is from the data. It is paid by the logarithm
+# of the probability that it gave to the truth; the generator wants that pay to be small. Without a condition the
+# game is
 #
 # $$
 # \min_G \max_D V(D, G) = \mathbb E_{\mathbf x\sim p}\big[\log D(\mathbf x)\big]
@@ -295,11 +306,11 @@ check("largest error of the logit", gap[typical].abs().max(), 0.0, atol=0.15)
 # %% [markdown]
 # ### The generator's loss that dies
 #
-# What the generator should descend is $\log(1-D(G(\mathbf z)))$. Its slope in the discriminator's logit is
-# $-D(G(\mathbf z))$: when the discriminator is sure of itself, nothing is left to learn from. Goodfellow and others
-# therefore descend $-\log D(G(\mathbf z))$, whose slope is $-(1-D(G(\mathbf z)))$: largest when the generator is
-# worst. The fixed point is the same, the road is not. (The cure is this exchange, not "taking logarithms":
-# they are in {eq}`value` already.)
+# What the generator has to minimise in {eq}`value` is $\log(1-D(G(\mathbf z)))$. Its slope in the discriminator's
+# logit is $-D(G(\mathbf z))$: when the discriminator rejects its samples with certainty, $D \approx 0$, nothing
+# is left to learn from. Goodfellow and others therefore descend $-\log D(G(\mathbf z))$, whose slope is
+# $-(1-D(G(\mathbf z)))$: largest when the generator is worst. The fixed point is the same, the road is not. (The
+# cure is this exchange, not "taking logarithms": they are in {eq}`value` already.)
 
 # %%
 show(cgan.discriminator_loss)
@@ -324,10 +335,10 @@ claims.judge("slope-ratio", ours=(slopes[0] / slopes[1] * (1 - d) / d - 1).abs()
 #
 # ### Mode collapse, met for the first time
 #
-# Nothing in the game makes one generator's answer to *every* $\mathbf z$ a good one unless the answers differ: at each
-# moment the discriminator judges single points, and all $\mathbf z$ may run for the same place. Eight small clusters on
-# a circle of radius 2, without a condition and with one (which quarter of the circle, so that each label still has two
-# clusters to cover). A cluster counts as found when one of 2500 samples lies within three standard deviations.
+# The discriminator judges one point at a time, and nothing in the generator's loss rewards answers that differ:
+# all $\mathbf z$ may run for the place that looks best at the moment. Eight small clusters on a circle of radius
+# 2, without a condition and with one (which quarter of the circle, so that each label still has two clusters to
+# cover). A cluster counts as found when one of 2500 samples lies within three standard deviations.
 
 
 # %%
@@ -406,11 +417,11 @@ plotting.show(
 )
 
 # %% [markdown]
-# Without the condition the generator finds {result}`ring-without` of the 8 clusters, and {result}`ring-without-near` % of its samples
-# lie within three standard deviations of one. With it: {result}`ring-with` clusters and {result}`ring-with-near` %. Every label has two
-# clusters; a generator that answers each label with only one of them finds four. That is the pattern of this whole chapter: a
-# condition helps *between* labels, and inside a label the game is the old one, with all of its faults. (One run each; the essay on
-# mode coverage returns to this with seeds and remedies.)
+# Without the condition the generator finds {result}`ring-without` of the 8 clusters, and
+# {result}`ring-without-near` % of its samples lie within three standard deviations of one. With it:
+# {result}`ring-with` clusters and {result}`ring-with-near` %. Every label has two clusters, and a generator that
+# answers each label with one of them finds four. The condition says which pair is wanted; nothing in it asks for
+# both. (One run each.)
 #
 # ## The condition
 #
@@ -426,7 +437,10 @@ plotting.show(
 # and a generator of convincing digits with the wrong labels is a possible, stubborn state of this game. We shall meet
 # it.
 #
-# The networks for MNIST, as published:
+# The networks for MNIST, as published. Two parts may be new. *Maxout*: a unit that is the largest of several
+# linear maps of its input, and needs no other nonlinearity. *Dropout*: while learning, each hidden unit is set to
+# 0 with probability ½ and doubled otherwise, drawn afresh for every example. In a generator this is a second
+# source of noise, and we shall see that it becomes the main one.
 
 # %%
 show(cgan.Generator)
@@ -435,8 +449,7 @@ show(cgan.Generator)
 show(cgan.Discriminator)
 
 # %% [markdown]
-# A maxout unit is the largest of several linear maps; it needs no other nonlinearity. The unconditional model beside
-# it is that of the official code, of which the conditional one is a rebuilding.
+# The unconditional model beside it is that of the official code. And the starting weights:
 
 # %%
 show(cgan.Maxout)
@@ -445,11 +458,13 @@ show(cgan.Maxout)
 show(cgan.init_uniform)
 
 # %% [markdown]
-# ## The schedule, and a zero that is missing
+# ## The schedule, and one zero
 #
 # Stochastic gradient descent: minibatches of 100, rate 0.1 divided by 1.00004 after every update down to
-# $10^{-6}$, momentum from 0.5 to 0.7, dropout of one half, stop at the best validation likelihood. The paper builds on
-# the code of the unconditional model, where the divisor is 1.000004: one zero more. These are not the same run.
+# $10^{-6}$, momentum from 0.5 to 0.7, dropout of one half, stop at the best validation likelihood. The settings
+# agree so closely with the published code of the unconditional model that the gaps are filled from it; but there
+# the divisor is 1.000004, one zero more. Which of the two was meant, the paper cannot tell us. They are not the
+# same run.
 
 # %%
 paper_schedule, code_schedule = cgan.Schedule(), cgan.Schedule(decay=1.000004)
@@ -488,10 +503,11 @@ plotting.show(
 # {result}`decay-passes` passes; with the other it halves every {result}`decay-code-half` and would need
 # {result}`decay-code-passes`. We follow the paper.
 #
-# The paper published no code. What it leaves open is taken from the official code of the unconditional model (goodfeli/adversarial on
-# GitHub, 2014): training on the first 50 000 images and validation on the last 10 000, uniform initial weights, the output bias from
-# the mean image, the momentum's ramp, the half in front of the discriminator's loss, dropout of 0.2 on the discriminator's pixels, the
-# generator's loss, and that both players step at once, from the same samples and the same dropped units:
+# The paper published no code. What it leaves open is taken from the official code of the unconditional model
+# (goodfeli/adversarial on GitHub, 2014): training on the first 50 000 images and validation on the last 10 000,
+# uniform initial weights, the output bias from the mean image, the momentum's ramp, the half in front of the
+# discriminator's loss, dropout of 0.2 on the discriminator's pixels, the generator's loss, and that both players
+# step at once, from the same samples and the same dropped units:
 
 # %%
 show(cgan.set_gradients)
@@ -509,8 +525,8 @@ mean_image = pixels[:50_000].mean(dim=0).cpu()
 # %% [markdown]
 # ### A judge
 #
-# To see whether a sample shows the digit that was asked for we need somebody to read it. A small convolutional network,
-# trained here on the 50 000 images that the models see too:
+# To see whether a sample shows the digit that was asked for we need somebody to read it. A small convolutional
+# network, trained here on the 50 000 images that the models see too:
 
 # %%
 judge = classifier.Classifier()
@@ -532,8 +548,8 @@ judge_accuracy = classifier.accuracy(judge, test_images, test_labels)
 claims.value("classifier-accuracy", 100 * judge_accuracy, unit="%", format=".1f")
 
 # %% [markdown]
-# It is right on {result}`classifier-accuracy` % of the test images. That says how far to trust it on digits that people
-# wrote; samples need not look like them.
+# It is right on {result}`classifier-accuracy` % of the test images. That says how far to trust it on digits that
+# people wrote; samples need not look like them.
 #
 # ## Training on MNIST
 
@@ -700,23 +716,25 @@ claims.value("best-pass", best, unit="passes", format=".3g")
 # %% [markdown]
 # Two things can be read off, and neither is in the paper.
 #
-# **Digits come before labels.** The samples look like digits long before they are the right ones: for
-# {result}`deaf-passes` of the {result}`main-passes` passes less than half of them showed what was asked for. A
-# discriminator that has only just learnt what ink looks like has nothing to say about labels, and a generator that hears
-# nothing about them ignores them.
+# **Labels come late, if they come.** At the end of {result}`deaf-passes` of the {result}`main-passes` passes less
+# than half of the samples showed what was asked for; chance is 10 %. When this run is too short to see the labels
+# arrive, the recorded longer one below shows when they do. Our guess at the reason: while the discriminator still
+# learns what ink looks like it does not use the label, and a label that it does not use gives the generator no
+# gradient.
 #
-# **The variety does not come from $\mathbf z$.** Drop nothing while sampling, and what is left to vary within a label is
-# $\mathbf z$: pixels then vary by {result}`end-still-inside`, against {result}`end-inside` with units dropped and
-# {result}`inside-data` in the data. The generator makes one picture, and the dropped units do the rest. Isola
-# and others met the same later in pix2pix and drew the conclusion: no $\mathbf z$ at all, and dropout also when sampling
+# **The variety does not come from $\mathbf z$.** Drop nothing while sampling, and what is left to vary within a
+# label is $\mathbf z$: pixels then vary by {result}`end-still-inside`, against {result}`end-inside` with units
+# dropped and {result}`inside-data` in the data. With the label fixed, $\mathbf z$ changes next to nothing, and
+# nearly all the variety comes from the dropped units. (In units of pixel brightness, 0 to 1.) Isola and others
+# met the same later in pix2pix and drew the conclusion: no $\mathbf z$ at all, and dropout also when sampling
 # {cite}`isola2017image`.
 #
-# The cause here is a detail. The paper draws $\mathbf z$ from the unit hypercube; the code that it builds on draws from
-# $\pm\sqrt3$, with mean 0 and variance 1. The same net with the noise of the code, after
-# {result}`centred-passes` passes: {result}`centred-still-inside` with nothing dropped, where ours of the paper stood at
-# {result}`paper-still-inside` after as many. A number in $[0, 1]$ is mostly its own mean, $\tfrac12$, which acts like a bias,
-# and what is left of it has a variance of $\tfrac1{12}$. Further down either half of the cure is tried alone; neither is
-# enough.
+# The cause here is a detail. The paper draws $\mathbf z$ from the unit hypercube; the code that it builds on
+# draws from $\pm\sqrt3$, with mean 0 and variance 1. The same net with the noise of the code, at pass
+# {result}`centred-passes`: {result}`centred-still-inside` with nothing dropped, where the paper's stood at
+# {result}`paper-still-inside`. A number in $[0, 1]$ is mostly its own mean, $\tfrac12$, which acts like a bias,
+# and what is left of it has a variance of $\tfrac1{12}$. Further down each half of the change, centring alone and
+# variance alone, is tried by itself, and the ledger judges whether one is enough.
 
 # %%
 show(cgan.centred_noise)
@@ -734,14 +752,18 @@ for name, model in (("paper", "conditional"), ("centred", "centred noise")):
 claims.judge("z-unheard", ours=[heard["paper"], 0.1 * inside_data, heard["centred"]])
 
 # %% [markdown]
-# The paper does not say whether units are dropped when samples are drawn. After what we have just seen that is half of the model.
-# Here they are dropped, unless something else is said, and whatever depends on it is given both ways.
+# The paper does not say whether units are dropped when samples are drawn. After what we have just seen that is
+# half of the model. Here they are dropped, unless something else is said, and whatever depends on it is given
+# both ways.
 
 # %% [markdown]
 # ## Figure 2: rows of digits, and walks
 #
-# The paper's Figure 2 shows samples, one row a label. Beside the same rows, from the weights with the best validation score, stand
-# those with nothing dropped: what $\mathbf z$ and the label alone can say. The third sheet is from the net that hears $\mathbf z$.
+# The paper's Figure 2 shows samples, one row a label. Beside the same rows, from the weights with the best
+# validation score, stand those with nothing dropped: what $\mathbf z$ and the label alone can say. The third
+# sheet is from the net with centred noise, after {result}`centred-passes` of training; when that number is small
+# its pictures are no digits yet, and what the sheet shows is that they differ. Then come walks: $\mathbf z$, or
+# the label, moves in a straight line. If pictures change gradually the net has learnt a map and not a list.
 
 
 # %%
@@ -871,12 +893,14 @@ for profile_name, records in claims.recorded().items():
 # density on every one of 10 000 samples $\mathbf x_i$ (1000 of each digit) and reports
 #
 # $$
-# \log p(\mathbf x) \approx \log\frac1n\sum_{i=1}^{n}
-#   \exp\Big(-\frac{\lVert\mathbf x-\mathbf x_i\rVert^2}{2\sigma^2}\Big) - D\log\big(\sigma\sqrt{2\pi}\big)
+# \log \hat p(\mathbf x) = \log\frac1n\sum_{i=1}^{n}
+#   \exp\Big(-\frac{\lVert\mathbf x-\mathbf x_i\rVert^2}{2\sigma^2}\Big) - d\log\big(\sigma\sqrt{2\pi}\big)
 # $$ (parzen)
 #
-# where $\mathbf x$ is a test image of $D = 784$ pixels, averaged over the test images, with $\sigma$ from a grid of ten values between 0.1 and 1, chosen on the first 1000
-# validation images. The ± of the published tables is the standard error over test images, not over trained models.
+# where $\mathbf x$ is a test image of $d = 784$ pixels, averaged over the test images, with $\sigma$ from a grid
+# of ten values between 0.1 and 1, chosen on the first 1000 validation images. The ± of the published tables is
+# the standard error over test images, not over trained models. The validation score in the figures above is the
+# same mean over the last 500 validation images, and the best weights are those where it was highest.
 
 # %%
 show(parzen.log_likelihood)
@@ -919,14 +943,19 @@ for name in ("conditional", "unconditional"):  # validation scores after equally
 # | conditional adversarial nets, units dropped | {result}`parzen-conditional.published` ± 1.8 | {result}`parzen-conditional` | {result}`sigma-conditional` |
 # | the same, nothing dropped | | {result}`parzen-still` | {result}`sigma-still` |
 #
-# (Log-likelihood in nats by a Parzen window, ± the standard error over {result}`test-count` test images. The published values
-# come from Table 1 of the paper as later texts quote it; all but the last were copied there from earlier papers.)
+# (Log-likelihood in nats by a Parzen window, ± the standard error over {result}`test-count` test images. The
+# published values come from Table 1 of the paper as later texts quote it; all but the last were copied there from
+# earlier papers.)
+#
+# Ours are after {result}`main-passes` passes (conditional) and {result}`unconditional-passes` (unconditional). On
+# the validation images, at pass {result}`unconditional-passes` of each, the unconditional net stands at
+# {result}`equal-unconditional` and the conditional one at {result}`equal-conditional`; so early the order says
+# nothing about the paper's.
 #
 # Whether units are dropped while sampling moves the score of one and the same net from {result}`parzen-still` to
-# {result}`parzen-conditional` nats. A single good picture of each digit scores badly, and the same picture with random
-# parts missing scores better: the windows around the damaged copies reach more test images. On the validation images, after
-# {result}`unconditional-passes` passes each, the unconditional net stands at {result}`equal-unconditional` and the conditional one at
-# {result}`equal-conditional`.
+# {result}`parzen-conditional` nats. Little variety scores badly, and the same samples with random parts missing
+# score better: windows around many different damaged pictures reach more test images than many windows at nearly
+# one place.
 
 # %% tags=["remove-output"]
 claims.value("test-count", len(test_images), unit="images", format=",.0f")
@@ -934,8 +963,9 @@ claims.value("test-count", len(test_images), unit="images", format=",.0f")
 # %% [markdown]
 # ### The metric on trial
 #
-# What does the number mean? Give it samples whose quality is known. No model can be better than 10 000 training images: they
-# come from the very distribution that is to be modelled. If the score ranked models, nothing could stand above them.
+# What does the number mean? Give it samples whose quality is known. 10 000 training images are draws from the
+# very distribution that is to be modelled; a score that ranked models by their closeness to it would put nothing
+# clearly above them.
 
 
 # %%
@@ -1039,25 +1069,27 @@ plotting.show(
 #   {result}`trial-k-means-centroids`. Theis and others made this comparison first {cite}`theis2016note`.
 # * **It does not see copies.** Ten copies of a tenth of the images score exactly as that tenth does.
 # * **It wants more samples, always.** With a tenth of the images {result}`trial-fewer`, with 10 000
-#   {result}`trial-training-images`, with all 50 000 {result}`trial-more`: in 784 dimensions 10 000 windows fill nothing.
-# * **It likes a blur.** Training images averaged over 3 by 3 pixels score {result}`trial-blurred`; enlarged to 32 by 32
-#   pixels and shrunk again, {result}`trial-to-32-x-32-and-back`.
+#   {result}`trial-training-images`, with all 50 000 {result}`trial-more`: in 784 dimensions 10 000 windows fill
+#   nothing.
+# * **It likes a blur.** Training images averaged over 3 by 3 pixels score {result}`trial-blurred`; enlarged to 32
+#   by 32 pixels and shrunk again, {result}`trial-to-32-x-32-and-back`.
 #
 # ### A number that cannot be compared
 #
-# A public reimplementation (MindSpore's model collection, its `README.md` and `eval.py`) prints 283.03 ± 2.15 for its
-# conditional net, far above the paper's {result}`parzen-conditional.published`. Its evaluation code says what was measured. The
-# "test set" is images 50 000 to 59 999 of the *training* file, and the net was trained on all of that file; $\sigma$ is chosen on
-# 10 000 training images, not on 1000 of validation; the nets are convolutional and make pictures of 32 by 32 pixels,
-# which are shrunk to 28 by 28 before they are scored. The last of these blurs, and what a blur alone does to the score of
-# real images is in the table above.
+# A public reimplementation (MindSpore's model collection, its `README.md` and `eval.py` at commit bdee94c) prints
+# 283.03 ± 2.15 for its conditional net, far above the paper's {result}`parzen-conditional.published`. Its
+# evaluation code says what was measured. The "test set" is images 50 000 to 59 999 of the *training* file, and
+# the net was trained on all of that file; $\sigma$ is chosen on 10 000 training images, not on 1000 of
+# validation; the nets are convolutional and make pictures of 32 by 32 pixels, which are shrunk to 28 by 28 before
+# they are scored. The last of these blurs, and what a blur alone does to the score of real images is in the table
+# above.
 
 # %% tags=["remove-output"]
 claims.value("trial-count", cfg.trial_images, unit="images", format=",.0f")
 
 # %% [markdown]
-# What happens to the *paper's* nets with that recipe's optimiser (Adam with rate 0.0002 and $\beta_1 = 0.5$, and minibatches
-# of 128), judged on the real test set?
+# What happens to the *paper's* nets with that recipe's optimiser (Adam with rate 0.0002 and $\beta_1 = 0.5$, and
+# minibatches of 128), judged on the real test set?
 
 # %%
 name = "adam"
@@ -1092,17 +1124,20 @@ claims.value("adam-label", 100 * classifier.accuracy(judge, made, asked), unit="
 claims.value("adam-still-inside", t.history["still_inside"][-1], unit="", format=".3f")
 
 # %% [markdown]
-# After {result}`adam-passes` passes: {result}`adam-above-paper` nats, with {result}`adam-label` % of the labels right.
+# After {result}`adam-passes` passes: {result}`adam-above-paper` nats, with {result}`adam-label` % of the labels
+# right. (The recipe itself trains for 50 passes.)
 #
 # ## Measures that mean something
 #
-# In the space of the 128 features of our classifier one can ask simple questions. Is a sample closer to some real image than that
-# image is to its fifth neighbour? The share of such samples is their precision; density counts how many such neighbourhoods a sample lies
-# in. The same with the neighbourhoods of samples, and real images in them, is recall; coverage is the share of real neighbourhoods that
-# have a sample in them. How far
-# apart are the two clouds of a digit (Fréchet distance), and how varied are the samples of one digit (mean distance between two of them, over
-# the same for the data)? These are features of our own small network: the distance is no FID, and compares only with the
-# others in this table.
+# In the space of the 128 features of our classifier one can ask simple questions. Is a sample closer to some real
+# image than that image is to its fifth neighbour? The share of such samples is their *precision*; *density* is
+# the number of such neighbourhoods that a sample lies in, divided by five. *Recall* exchanges the two sets: the
+# share of real images that lie in a neighbourhood of a sample. *Coverage* is the share of real neighbourhoods
+# that have a sample in them. How far apart are the two clouds of a digit? Fit a normal density to each, here in
+# the 16 leading directions of the features, and take the squared optimal-transport distance of the two: the
+# *Fréchet distance*. How varied are the samples of one digit? *Diversity* is the mean distance between two of
+# them, over the same for the data. These are features of our own small network: the distance is no Fréchet
+# inception distance, and compares only with the others in this table.
 
 # %%
 show(neighbours.neighbours)
@@ -1165,30 +1200,32 @@ for row, found in measures.items():
         claims.value(f"{tag}-{key.replace(' ', '-')}", number, unit="", format=".2f")
 
 # %% [markdown]
-# The first row is another set of real images, unseen by all nets: what a perfect model would get. The second shows that
-# only label accuracy, distance and diversity look at the label, which is all that the paper is about.
+# The first row is real images that no net was trained on: about what a perfect model would get. The second shows that
+# only label accuracy, distance and diversity look at the label, which is the paper's subject.
 #
-# Each measure has a blind side, and collapsed nets show it. With nothing dropped the conditional net, one picture a label, has recall
-# {result}`conditional-nothing-dropped-recall` and diversity {result}`conditional-nothing-dropped-diversity`; whether its
-# precision ({result}`conditional-nothing-dropped-precision`) is high or low hangs on that one picture. The unconditional net has precision
-# {result}`unconditional-nothing-dropped-precision` and recall {result}`unconditional-nothing-dropped-recall`. (It is never asked for a digit:
-# its accuracy, distance and diversity by label mean nothing.) With units dropped the conditional net has precision
+# Each measure has a blind side, and collapsed nets show it. With nothing dropped the conditional net makes at
+# most about one picture a label, and in a short run one for all; it has recall
+# {result}`conditional-nothing-dropped-recall` and diversity {result}`conditional-nothing-dropped-diversity`, and
+# whether its precision ({result}`conditional-nothing-dropped-precision`) is high or low hangs on those few
+# pictures. The unconditional net has precision {result}`unconditional-nothing-dropped-precision` and recall
+# {result}`unconditional-nothing-dropped-recall`. (It is never asked for a digit: its accuracy, distance and
+# diversity by label mean nothing.) With units dropped the conditional net has precision
 # {result}`conditional-units-dropped-precision`, recall {result}`conditional-units-dropped-recall` and coverage
 # {result}`conditional-units-dropped-coverage`.
 
 # %% [markdown]
 # ## One photograph, many tags
 #
-# The paper's second experiment is the one that needs a *conditional* model: which words would people write under a
-# photograph? There is no right answer, only a distribution. The generator gets the features of a photograph and makes a
-# *word vector*, a point in a space where words of like meaning lie together. The words nearest to it are its answer, and other
-# noise gives other words.
+# The paper's second experiment is the one that needs a *conditional* model: which words would people write under
+# a photograph? There is no right answer, only a distribution. The generator gets the features of a photograph and
+# makes a *word vector*, a point in a space where words of like meaning lie together. The words nearest to it are
+# its answer, and other noise gives other words.
 #
-# The paper trained on MIR Flickr 25k, with word vectors from a hundred million photographs and features from a network
-# trained on 21 000 classes. It showed the tags of four pictures, without a score. None of this can be fetched without the open
-# web. So there are two things here. There is code for the real data, when you bring it ([setup page](../setup.md)). And there is a stand-in
-# that runs everywhere and, unlike the original, can be scored, because its truth is known. The photographs are those of CIFAR-10. The
-# tags come from a simulated crowd:
+# The paper trained on MIR Flickr 25k, with word vectors from a hundred million photographs and features from a
+# network trained on 21 000 classes. It showed the tags of four pictures, without a score. None of this comes with
+# the book. So there are two things here. There is code for the real data, when you bring it ([setup
+# page](../setup.md)). And there is a stand-in that runs everywhere and, unlike the original, can be scored,
+# because its truth is known. The photographs are those of CIFAR-10. The tags come from a simulated crowd:
 
 # %%
 show(crowd.draw_crowd)
@@ -1197,16 +1234,19 @@ show(crowd.draw_crowd)
 show(crowd.attributes)
 
 # %% [markdown]
-# Users have their own vocabulary, prefer some words, name objects or looks, add camera makes and places, and most write little.
-# What they see in the pixels is measured in the pixels. The process was written before any model was trained on it. Its words are
-# written independently of each other, so the distribution of tags of a photograph over the whole crowd is known exactly:
+# Users have their own vocabulary, prefer some words, name objects or looks, add camera makes and places, and most
+# users write few tags. What they see in the pixels is measured in the pixels. The process was written before any
+# model was trained on it. The words are drawn independently for each user, whose probability of each is known.
+# Averaged over the users and divided by their sum, these probabilities give the share of each word among all tags
+# that the crowd would write under such a photograph, exactly:
 
 # %%
 show(crowd.true_distribution)
 
 # %% [markdown]
-# The networks of section 4.2. The features come from a small network trained here on the *labels* of 20 000 photographs that are not
-# tagged (128 of them, where the paper has 4096); the crowd tags the other 30 000, and the test photographs.
+# The networks of section 4.2. The features come from a small network trained here on the *labels* of 20 000
+# photographs that are not tagged (128 of them, where the paper has 4096); the crowd tags the other 30 000, and
+# the test photographs.
 
 # %%
 show(tagging.TagGenerator)
@@ -1215,8 +1255,9 @@ show(tagging.TagGenerator)
 show(tagging.TagDiscriminator)
 
 # %% [markdown]
-# Look at the last layer of the generator: "joint" and *linear*. What it says is therefore a sum, $f(\mathbf z) + h(\mathbf y)$. Another
-# photograph shifts all answers by the same vector, and never changes how they lie around each other:
+# Look at the last layer of the generator: "joint" and *linear*. With nothing dropped its answer is a sum,
+# $f(\mathbf z) + h(\mathbf y)$: another photograph shifts all answers by the same vector and leaves their scatter
+# as it was.
 
 # %%
 g = training.stream(seed, "additive")
@@ -1229,8 +1270,9 @@ with torch.no_grad():
 claims.judge("tagger-additive", ours=(moved[0] - moved[1]).abs().max().item())
 
 # %% [markdown]
-# So a photograph of a cat by night and one of a ship by day get answers that scatter alike. Further down this limit is measured: a
-# generator of this form that has learnt everything that it can learn.
+# With nothing dropped, a cat by night and a ship by day get answers that scatter alike. Dropped units loosen
+# this: those of $h(\mathbf y)$ move the answer by an amount that depends on the photograph. The table below has a
+# generator of the strict form, made without a network.
 
 # %%
 cifar = data.load("cifar10", device=device)
@@ -1304,8 +1346,9 @@ claims.value("tag-words", len(vectors), unit="words", format=".0f")
 claims.value("vector-scale", vectors.square().mean().sqrt().item(), unit="", format=".4f")
 
 # %% [markdown]
-# {result}`tag-pairs` pairs of photograph and tag, a vocabulary of {result}`tag-words` words with skip-gram vectors of 200 numbers; the features' network is
-# right on {result}`eye-accuracy` % of the test photographs. What the crowd writes:
+# {result}`tag-pairs` pairs of photograph and tag, a vocabulary of {result}`tag-words` words with skip-gram
+# vectors of 200 numbers; the features' network is right on {result}`eye-accuracy` % of the test photographs. What
+# the crowd writes:
 
 # %%
 examples = words.tag_lists(own_tags[:4].cpu(), crowd.WORDS)
@@ -1323,8 +1366,13 @@ Table(
 
 
 # %% [markdown]
-# Training is that of MNIST, with the paper's schedule. Beside it are two changes, each alone and both together: vectors scaled so
-# that a coordinate has variance 1, and Adam (with initial weights of the discriminator in ±0.05). Together they run longest.
+# (*Skip-gram* vectors are learnt such that the words of one tag list predict each other; words used alike get
+# like vectors.)
+#
+# Training is that of MNIST, with the paper's schedule. The vectors are small, with a root mean square of
+# {result}`vector-scale`, and a discriminator with weights in ±0.005 hardly sees them. So two changes are tried,
+# one at a time and together: vectors scaled to a mean square of 1, and Adam with initial weights of the
+# discriminator in ±0.05 (two things at once). Together they run longest.
 
 
 # %%
@@ -1386,7 +1434,8 @@ for name, its_vectors, updates, adam in (
     claims.series(tag, **t.history)
 
 # %% [markdown]
-# The paper's protocol: 100 samples a photograph, the 20 words nearest to each by cosine, the 10 words named most often. It named
+# The paper's protocol: 100 samples a photograph, the 20 words nearest to each by the cosine of the angle between
+# vectors, the 10 words named most often. It named
 # 20 of a quarter of a million words; here 20 are a twelfth of the vocabulary, which blurs any model. So the single
 # nearest word is shown as well.
 
@@ -1394,9 +1443,15 @@ for name, its_vectors, updates, adam in (
 show(tagging.vote)
 
 # %% [markdown]
-# Against it stand the mean word vector by ridge regression (a generator without noise), the tags of the nearest photographs, and the
-# most common tags for everybody. Two rows are yardsticks: a model that draws its words from the truth, and the best generator of the
-# form $f(\mathbf z) + h(\mathbf y)$, the mean vector with the residuals of random training pairs.
+# *Precision at 10* is the share of the ten tags that the photograph's own user wrote, *recall at 10* the share of
+# the user's tags among the ten. Users write few tags, so even the truth is far from 1, and for ten words at
+# random it is the mean number of tags of a photograph over {result}`tag-words`, about 0.02.
+#
+# Against the nets stand the mean word vector by ridge regression (least squares with a small penalty on the
+# weights; a generator without noise), the tags of the nearest photographs, and the most common tags for
+# everybody. Two rows are yardsticks: the truth itself, its ten most probable words and 100 draws for the
+# divergence, which is therefore not 0; and a generator of the form $f(\mathbf z) + h(\mathbf y)$ that needs no
+# training, the linear regression plus residuals of random training pairs.
 
 
 # %%
@@ -1449,8 +1504,10 @@ Table(
 )
 
 # %% [markdown]
-# (Divergence: Jensen-Shannon, in nats, between the model's distribution of words and the crowd's, mean over photographs; entropy of the
-# model's distribution in nats, where the crowd's has {result}`tag-entropy`; words used among all tags.)
+# (Divergence: Jensen-Shannon, in nats, between the model's distribution of words and the crowd's, mean over
+# photographs; entropy of the model's distribution in nats, where the crowd's has {result}`tag-entropy`; words
+# used among all tags. The mean vector names a single word, so its divergence is near the maximum, log 2: any
+# noise beats it there.)
 
 
 # %%
@@ -1547,29 +1604,29 @@ for profile_name, records in claims.recorded().items():
     )
 
 # %% [markdown]
-# In this profile the net with the paper's settings has seen {result}`tag-updates` updates and has a precision of
-# {result}`tag-papers-settings-20-nearest-precision`; with both changes, after {result}`mended-updates`,
-# {result}`tag-adam-and-scaled-vectors-20-nearest-precision`. The mean vector has {result}`tag-mean-vector-precision`,
-# the nearest photographs {result}`tag-nearest-photographs-precision`, the most common tags
-# {result}`tag-most-common-tags-precision`. The entropy of the two nets' answers is
-# {result}`tag-papers-settings-20-nearest-entropy` and {result}`tag-adam-and-scaled-vectors-20-nearest-entropy` nats, where
-# the crowd's is {result}`tag-entropy`.
+# Compare each net with the most common tags, which look at no photograph: their precision is
+# {result}`tag-most-common-tags-precision`. The net with the paper's settings has
+# {result}`tag-papers-settings-20-nearest-precision` after {result}`tag-updates` updates, with both changes, after
+# {result}`mended-updates`, it is {result}`tag-adam-and-scaled-vectors-20-nearest-precision`. The nearest
+# photographs have {result}`tag-nearest-photographs-precision`. The entropy of the two nets' answers is
+# {result}`tag-papers-settings-20-nearest-entropy` and {result}`tag-adam-and-scaled-vectors-20-nearest-entropy`
+# nats, where the crowd's is {result}`tag-entropy`: a net with far less names a few words for everything.
 #
-# How much of this is the form of the generator? The row "mean vector and residuals" has learnt all that a sum of two functions can
-# be taught by moments: for every photograph the right mean, around it exactly the scatter of the data. Its precision is
-# {result}`tag-mean-vector-and-residuals-precision`, no better than that of the mean alone and below the most common
-# tags, because the scatter of one photograph is laid around the mean of another. Its divergence from the crowd is
-# {result}`tag-mean-vector-and-residuals-divergence` nats, where the nearest photographs have
-# {result}`tag-nearest-photographs-divergence` and a perfect model {result}`tag-drawn-from-the-truth-divergence`. One more layer
-# after the joint one would lift the limit; the paper does not have it.
+# How much of this is the form of the generator? The row "mean vector and residuals" has that form without any
+# adversarial training: the mean is linear in the features, the scatter is pooled over all photographs. Its
+# precision is {result}`tag-mean-vector-and-residuals-precision`, that of the mean alone
+# {result}`tag-mean-vector-precision`. Its divergence is {result}`tag-mean-vector-and-residuals-divergence` nats,
+# where the nearest photographs have {result}`tag-nearest-photographs-divergence` and 100 draws from the truth
+# {result}`tag-drawn-from-the-truth-divergence`. A layer after the joint one would allow the scatter to depend on
+# the photograph; it is not tried here.
 
 # %% [markdown]
 # ### The paper's own data, when you bring it
 #
 # With MIR Flickr in the data folder, and beside it 4096 features of each photograph by a network of your choice
-# (`features.safetensors`) and word vectors in the text format of word2vec (`words.vectors`), the next cell trains on
-# the first 150 000 pairs, as the paper did, and tags the last four photographs, which are in none of them. The paper names no
-# test set, and gives no score that could be compared.
+# (`features.safetensors`) and word vectors in the text format of word2vec (`words.vectors`), the next cell trains
+# on the first 150 000 pairs, as the paper did, and tags the last four photographs, which are in none of them. The
+# paper names no test set, and gives no score that could be compared.
 
 
 # %%
@@ -1611,27 +1668,32 @@ Table(["photograph", "its own tags", "made"], tag_flickr())
 # %% [markdown]
 # ## What goes wrong, and how it looks
 #
-# Each of these runs without an error; passes each: {result}`variant-passes`. How it looks is in the figure below, from left to right.
+# Each of these runs without an error; passes each: {result}`variant-passes`. The figure below shows the published
+# training at the left, then the first four of the list. Read the scores with care: a generator that has not moved
+# from its start, the mean image, already has about the score of the second exercise.
 #
-# * **A generator without dropout.** The paper asks for dropout in both nets, the code that it builds on has none in the
-#   generator. With these nets and this schedule the generator without it makes one picture, whatever $\mathbf z$ and $\mathbf y$
-#   are: between samples a pixel's standard deviation is {result}`constant-without-dropout` (with dropout {result}`plain-spread`,
-#   in the data {result}`data-spread`).
-# * **The loss of equation (2) as it stands**, $\log(1 - D)$, for the generator: a spread of {result}`minimax-spread`. It has stopped
-#   before it began.
-# * **A discriminator that starts too large**, with weights in ±0.05 instead of ±0.005: a dead generator. The discriminator wins before
-#   the generator has made anything; spread {result}`large-d-spread`, validation score {result}`large-d-score` nats.
+# * **A generator without dropout.** The paper asks for dropout in both nets, the code that it builds on has none
+#   in the generator. With these nets, this schedule and the paper's noise the generator without it makes one
+#   picture, whatever $\mathbf z$ and $\mathbf y$ are: between samples a pixel's standard deviation is
+#   {result}`constant-without-dropout` (with dropout {result}`plain-spread`, in the data {result}`data-spread`).
+# * **The loss of equation (2) as it stands**, $\log(1 - D)$, for the generator: a spread of
+#   {result}`minimax-spread`, against {result}`plain-spread` with the other loss.
+# * **A discriminator that starts too large**, with weights in ±0.05 instead of ±0.005: spread
+#   {result}`large-d-spread`, validation score {result}`large-d-score` nats. That is what a dead generator looks
+#   like. Why it died was not looked into; a discriminator that is sure from the start would do it.
 # * **Squared errors for the logarithms**: a much copied implementation (PyTorch-GAN's `cgan.py`) descends
-#   $(D-1)^2$ and $D^2$ on outputs without a sigmoid. That is another game, the least-squares GAN of Mao and others,
-#   with another divergence, under the name of this paper. With these nets and this rate: spread {result}`squared-spread`, validation score
-#   {result}`squared-score`, where the published loss has {result}`plain-score`.
-# * **Half of the right noise**: $\mathbf z$ from $\pm\tfrac12$, centred like that of the official code but with the paper's
-#   variance of $\tfrac1{12}$, and from $[0, \sqrt{12}]$, with the variance of 1 but not centred. What is heard of them is
-#   {result}`half-wide-from-z` and {result}`one-sided-from-z`; of the official code's, after as many passes, {result}`centred-from-z`. It takes
-#   both halves.
+#   $(D-1)^2$ and $D^2$ on outputs without a sigmoid. That is another game, the least-squares GAN
+#   {cite}`mao2017least`, with another divergence, under the name of this paper. With these nets and this rate:
+#   spread {result}`squared-spread`, validation score {result}`squared-score`, where the published loss has
+#   {result}`plain-score`.
+# * **Half of the right noise**: $\mathbf z$ from $\pm\tfrac12$, centred like that of the official code but with
+#   the paper's variance of $\tfrac1{12}$, and from $[0, \sqrt{12}]$, with the variance of 1 but not centred. With
+#   nothing dropped, the standard deviation of a pixel within a label is {result}`half-wide-from-z` and
+#   {result}`one-sided-from-z`; with the official code's noise, after as many passes, {result}`centred-from-z`. A
+#   tenth of the data's ({result}`inside-data`) is the limit that the ledger uses.
 #
-# And every tenth update of the first, correct one: how large are the two gradients of the generator at the same weights?
-# The same once more while the generator rests and only the discriminator learns.
+# And at every tenth update of the published training: how large are the two gradients of the generator at the
+# same weights? The same once more while the generator rests and only the discriminator learns.
 
 
 # %%
@@ -1768,26 +1830,31 @@ plotting.show(
 )
 
 # %% [markdown]
-# The gradient of
-# $\log(1-D)$ is up to {result}`saturating-dies-both` times smaller while both players learn, at the moment when the
-# discriminator wakes before the generator does, and {result}`norm-ratio-both` times in the median of the first pass. When the
-# discriminator learns alone nothing stops the gap: {result}`saturating-dies-alone` times.
+# In the first updates the two gradients are equal: the discriminator still says ½ everywhere. Later that of
+# $\log(1-D)$ is the smaller one. The largest median of five readings in a row is a ratio of
+# {result}`saturating-dies-both` while both players learn (median over the whole first pass:
+# {result}`norm-ratio-both`), and {result}`saturating-dies-alone` when the discriminator learns alone. Single
+# readings scatter more widely; see the figure.
 #
 # ## Deviations from the paper
 #
-# * **Open in the paper, from the official code of the unconditional net**: the split, the initial weights, the momentum's
-#   ramp, the dropout on pixels, the loss of the generator and the half in front of the discriminator's. The loss of the generator, its dropout and the
-#   size of the initial weights decide whether anything is learnt at all: see the mistakes above.
-# * **The noise.** The paper's hypercube is $[0,1]^{100}$; the official code draws from $\pm\sqrt3$. The paper is followed. Effect: with
-#   nothing dropped samples of a label vary by {result}`paper-still-inside` instead of {result}`centred-still-inside` after
-#   {result}`centred-passes` passes.
+# * **Open in the paper, from the official code of the unconditional net**: the split, the initial weights, the
+#   momentum's ramp, the dropout on pixels, the loss of the generator and the half in front of the
+#   discriminator's. The loss of the generator, its dropout and the size of the initial weights decide what is
+#   learnt in the first passes: see the mistakes above. The effect of the others was not measured.
+# * **The noise.** The paper's hypercube is $[0,1]^{100}$; the official code draws from $\pm\sqrt3$. The paper is
+#   followed. Effect: with nothing dropped samples of a label vary by {result}`paper-still-inside` instead of
+#   {result}`centred-still-inside` at pass {result}`centred-passes`.
 # * **Dropping while sampling** is not mentioned in the paper. Effect on the score: {result}`parzen-conditional` with,
 #   {result}`parzen-still` nats without.
-# * **The unconditional net** follows its own code: no dropout in its generator, noise from $\pm\sqrt3$, divisor 1.000004.
-# * **The momentum's formula** is torch's, which multiplies the whole velocity by the present rate; the difference to the
-#   old one is the decay of one update, 0.004 %.
-# * **Length.** This profile makes {result}`main-passes` passes, of the {result}`decay-passes` that the rate needs to its floor.
-# * **Tags**: photographs, crowd, word vectors and features are a stand-in, and features have 128 numbers where the paper's have 4096.
+# * **The unconditional net** follows its own code: no dropout in its generator, noise from $\pm\sqrt3$, divisor
+#   1.000004.
+# * **The momentum's formula** is torch's, which multiplies the whole velocity by the present rate; the difference
+#   to the old one is the decay of one update, 0.004 %.
+# * **Length.** This profile makes {result}`main-passes` passes, of the {result}`decay-passes` that the rate needs
+#   to its floor.
+# * **Tags**: photographs, crowd, word vectors and features are a stand-in, and features have 128 numbers where
+#   the paper's have 4096.
 #
 # ## Exercises
 #
@@ -1800,7 +1867,8 @@ plotting.show(
 # :class: dropdown
 # ```
 #
-# With $q = p$, $D^* = \tfrac12$ everywhere and $V = -\log 4$. If $p$ and $q$ never overlap, JSD is $\log 2$ and $V = 0$.
+# With $q = p$, $D^* = \tfrac12$ everywhere and $V = -\log 4$. If $p$ and $q$ never overlap, JSD is $\log 2$ and
+# $V = 0$.
 
 # %%
 check("V at the end", 2 * math.log(0.5), -math.log(4), atol=1e-12)
@@ -1822,8 +1890,8 @@ check("V without overlap", v, 0.0, atol=1e-6)
 # :class: dropdown
 # ```
 #
-# With one centre the score is the log-likelihood of an isotropic normal density, so $\sigma^2$ is the mean squared distance per
-# pixel. The score says how far images are from their mean, and nothing about the generator.
+# With one centre the score is the log-likelihood of an isotropic normal density, so $\sigma^2$ is the mean
+# squared distance per pixel. The score says how far images are from their mean, and nothing about the generator.
 
 # %%
 centre = mean_image.to(device)[None].double()
@@ -1840,8 +1908,8 @@ print(f"sigma {best_sigma:.3f}")
 #
 # ```{exercise} How long is the schedule?
 # :label: cgan-exercise-schedule
-# How far can the weights move after pass $k$ if every update had gradient norm 1 and no momentum? What share of that
-# lies beyond pass 100?
+# Suppose every gradient had norm 1 and there were no momentum. What share of the way that the weights could go in all lies beyond
+# pass 100?
 # ```
 #
 # ```{solution-start} cgan-exercise-schedule
@@ -1861,13 +1929,14 @@ check("share beyond pass 100", rates[50_000:].sum() / rates.sum(), 1.00004**-50_
 #
 # ## What grew out of it
 #
-# Feeding the condition to both players is the pattern of most of what followed: text to image by feeding a sentence's
-# embedding, image to image in pix2pix {cite}`isola2017image` by feeding a whole picture. Later nets judge the match of
-# picture and label by a projection or by a classifier at the discriminator's side, so that the label is heard from the start.
+# Feeding the condition to both players is the pattern of most of what followed: text to image by feeding a
+# sentence's embedding, image to image in pix2pix {cite}`isola2017image` by feeding a whole picture. Later nets
+# judge the match of picture and label by a projection or by a classifier at the discriminator's side.
 #
 # ## Errata of the paper, and of what is said about it
 #
-# * The schedule is often quoted without its divisor, 1.00004, and run with that of the older code, 1.000004: ten times slower.
+# * The schedule is sometimes quoted without its divisor, 1.00004, and run with that of the older code, 1.000004:
+#   ten times slower.
 # * The noise of the tagging experiment is normal, that of MNIST uniform; summaries mix them up.
 # * A Parzen score is no likelihood of the model, and its ± no spread over trained models.
 # * That vanishing gradients were cured "by taking the logarithm" is wrong: see above.
