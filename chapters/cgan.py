@@ -765,15 +765,18 @@ claims.judge("z-unheard", ours=[heard["paper"], 0.1 * inside_data, heard["centre
 
 # %% [markdown]
 # The paper does not say whether units are dropped when samples are drawn. After what we have just seen that is
-# half of the model. Here they are dropped, unless something else is said, and whatever depends on it is given
-# both ways.
+# half of the model. Nor does it say by which code: the official code of the unconditional model drops none when
+# it samples for the Parzen score (`parzen_ll.py` calls `Generator.sample`, whose default keeps every unit). So
+# there are two main models here: the paper to the letter, with units dropped while sampling, and the same net
+# with the noise and the sampler of the official code, which we call *centred noise*. Each keeps the weights that
+# had the best validation score by its own way to sample.
 
 # %% [markdown]
 # ## Figure 2: rows of digits, and walks
 #
 # The paper's Figure 2 shows samples, one row a label. Beside the same rows, from the weights with the best
 # validation score, stand those with nothing dropped: what $\mathbf z$ and the label alone can say. The third
-# sheet is from the net with centred noise, after {result}`centred-passes` of training; when that number is small
+# sheet is from the net with centred noise, after {result}`centred-passes` passes; when that number is small
 # its pictures are no digits yet, and what the sheet shows is that they differ. Then come walks: $\mathbf z$, or
 # the label, moves in a straight line. If pictures change gradually the net has learnt a map and not a list.
 
@@ -978,9 +981,9 @@ claims.judge("conditional-worse", ours=list(equal.values()))
 # nothing about the paper's.
 #
 # Whether units are dropped while sampling moves the score of one and the same net from {result}`parzen-still` to
-# {result}`parzen-conditional` nats. Little variety scores badly, and the same samples with random parts missing
-# score better: windows around many different damaged pictures reach more test images than many windows at nearly
-# one place.
+# {result}`parzen-conditional` nats. Little variety scores badly, and the same samples with random parts missing score
+# better: windows around many different damaged pictures reach more test images than many windows at nearly one place.
+# With centred noise the two ways give {result}`parzen-code-way` (nothing dropped) and {result}`parzen-centred` nats.
 
 # %% tags=["remove-output"]
 claims.value("test-count", len(test_images), unit="images", format=",.0f")
@@ -1236,7 +1239,9 @@ for row, found in measures.items():
 # {result}`unconditional-nothing-dropped-recall`. (It is never asked for a digit: its accuracy, distance and
 # diversity by label mean nothing.) With units dropped the conditional net has precision
 # {result}`conditional-units-dropped-precision`, recall {result}`conditional-units-dropped-recall` and coverage
-# {result}`conditional-units-dropped-coverage`.
+# {result}`conditional-units-dropped-coverage`; with centred noise and nothing dropped the three are
+# {result}`centred-noise-nothing-dropped-precision`, {result}`centred-noise-nothing-dropped-recall` and
+# {result}`centred-noise-nothing-dropped-coverage`.
 
 # %% [markdown]
 # ## One photograph, many tags
