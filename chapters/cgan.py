@@ -434,8 +434,8 @@ plotting.show(
 #
 # The notation $D(\mathbf x\mid\mathbf y)$ is the paper's; it is a function of two arguments, no conditional
 # probability. Nothing forces the generator to listen: a discriminator that ignores $\mathbf y$ has nothing to punish,
-# and a generator of convincing digits with the wrong labels is a possible, stubborn state of this game. We shall meet
-# it.
+# and a generator of convincing digits with the wrong labels is a possible, stubborn state of this game: the label
+# accuracy of the first passes, below, is that of guessing.
 #
 # The networks for MNIST, as published. Two parts may be new. *Maxout*: a unit that is the largest of several
 # linear maps of its input, and needs no other nonlinearity. *Dropout*: while learning, each hidden unit is set to
