@@ -1002,8 +1002,8 @@ claims.judge("conditional-worse", ours=list(equal.values()))
 # heard, see above; when the training stops, for the first net passes the published value on validation images
 # early and was still rising at the end (figure above); and the seed. The two recorded trainings in the official
 # code's way differ in nothing else. Where $\mathbf z$ is heard more, the samples of a label vary more and the
-# score is higher. The ledger
-# judges the mean over seeds: of these two the first alone would have been within the band.
+# score is higher. The ledger judges the mean over seeds: of these two the first alone would have been within the
+# band.
 
 # %% tags=["remove-output"]
 claims.value("test-count", len(test_images), unit="images", format=",.0f")
