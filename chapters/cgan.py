@@ -437,8 +437,8 @@ plotting.show(
 #
 # The notation $D(\mathbf x\mid\mathbf y)$ is the paper's; it is a function of two arguments, no conditional
 # probability. Nothing forces the generator to listen: a discriminator that ignores $\mathbf y$ has nothing to punish,
-# and a generator of convincing digits with the wrong labels is a possible, stubborn state of this game: the label
-# accuracy of the first passes, below, is that of guessing.
+# and a generator of convincing digits with the wrong labels is a state in which this game can stay for long: see
+# the label accuracy of the first passes, below.
 #
 # The networks for MNIST, as published. Two parts may be new. *Maxout*: a unit that is the largest of several
 # linear maps of its input, and needs no other nonlinearity. *Dropout*: while learning, each hidden unit is set to
@@ -997,13 +997,14 @@ claims.judge("conditional-worse", ours=list(equal.values()))
 # {result}`parzen-conditional@long` nats, the same weights with nothing dropped {result}`parzen-still@long`, and
 # the net with the noise and the sampler of the official code {result}`parzen-code-way@long` (± here is the
 # standard deviation over the seeds). The published {result}`parzen-conditional.published` lies between the second
-# and the first and fixes nothing. Four things move the score, each by far more than the ± 1.8 that is printed
+# and the first and fixes nothing. Four things move the score, each by more than the ± 1.8 that is printed
 # beside it: whether units are dropped while sampling, of which the paper says nothing; how far $\mathbf z$ is
 # heard, see above; when the training stops, for the first net passes the published value on validation images
 # early and was still rising at the end (figure above); and the seed. The two recorded trainings in the official
-# code's way differ in nothing else. Where $\mathbf z$ is heard more, the samples of a label vary more and the
-# score is higher. The ledger judges the mean over seeds: of these two the first alone would have been within the
-# band.
+# code's way differ in nothing else; the one whose samples vary more within a label has the higher score. The ledger
+# judges the mean over seeds: of these two the first alone would have been within the band. The unconditional net had
+# not levelled off when its {result}`unconditional-passes@long` passes ended, so its distance to
+# {result}`parzen-unconditional.published` says little yet.
 
 # %% tags=["remove-output"]
 claims.value("test-count", len(test_images), unit="images", format=",.0f")
