@@ -1,17 +1,18 @@
-"""What tests of a part of a chapter stand on: statements of its source, run by themselves."""
+"""What tests of a part of a chapter stand on: statements of its source, run by themselves.
+
+A module of such tests names its chapter: CHAPTER = "cgan".
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from genbook.runs.chapter import chapter_path, code_cells
-
-PATH = chapter_path("cgan")
-TEXT = PATH.read_text(encoding="utf-8")
 
 
 def bound(statement: ast.stmt) -> set[str]:
@@ -24,17 +25,17 @@ def bound(statement: ast.stmt) -> set[str]:
 
 
 def execute(body: list[ast.stmt], namespace: dict[str, Any]) -> None:
-    code = compile(ast.Module(body, []), str(PATH), "exec", dont_inherit=True)
+    code = compile(ast.Module(body, []), namespace["__name__"], "exec", dont_inherit=True)
     exec(code, namespace)
 
 
-def statements(*names: str) -> dict[str, Any]:
+def statements(chapter: str, *names: str) -> dict[str, Any]:
     """A namespace with the chapter's imports and these of its names, each bound once in it."""
-    body = ast.parse(TEXT).body
+    body = ast.parse(chapter_path(chapter).read_text(encoding="utf-8")).body
     for name in names:
         times = sum(name in bound(statement) for statement in body)
-        assert times == 1, f"chapters/cgan.py binds {name} {times} times, not once"
-    namespace: dict[str, Any] = {"__name__": "cgan_in_parts"}
+        assert times == 1, f"chapters/{chapter}.py binds {name} {times} times, not once"
+    namespace: dict[str, Any] = {"__name__": f"{chapter}_in_parts"}
     wanted = [
         statement
         for statement in body
@@ -44,22 +45,24 @@ def statements(*names: str) -> dict[str, Any]:
     return namespace
 
 
-@pytest.fixture(scope="session")
-def taken() -> Callable[..., dict[str, Any]]:
+@pytest.fixture(scope="module")
+def taken(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
     """taken("f", "g"): a namespace with the chapter's imports and these of its names."""
-    return statements
+    return functools.partial(statements, request.module.CHAPTER)
 
 
-@pytest.fixture(scope="session")
-def run_cell() -> Callable[[str, dict[str, Any]], Any]:
+@pytest.fixture(scope="module")
+def run_cell(request: pytest.FixtureRequest) -> Callable[[str, dict[str, Any]], Any]:
     """run_cell("f", namespace): run the cell that defines f; what the page shows of it."""
+    chapter = request.module.CHAPTER
+    text = chapter_path(chapter).read_text(encoding="utf-8")
 
     def run(name: str, namespace: dict[str, Any]) -> Any:
-        trees = [ast.parse(cell.source) for cell in code_cells("cgan", TEXT)[0]]
+        trees = [ast.parse(cell.source) for cell in code_cells(chapter, text)[0]]
         (cell,) = (t for t in trees if any(name in bound(s) for s in t.body))
         *before, last = cell.body
         assert isinstance(last, ast.Expr)
         execute(before, namespace)
-        return eval(compile(ast.Expression(last.value), str(PATH), "eval"), namespace)
+        return eval(compile(ast.Expression(last.value), chapter, "eval"), namespace)
 
     return run

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from genbook import cgan, tagging
 
+CHAPTER = "cgan"
+
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

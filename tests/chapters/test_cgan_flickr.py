@@ -21,6 +21,8 @@ from torch import Tensor
 from genbook import cgan, tagging, training
 from genbook.data import DataError, words
 
+CHAPTER = "cgan"
+
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
