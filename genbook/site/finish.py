@@ -18,8 +18,17 @@ import nbformat
 from genbook.site import notebook
 from genbook.site.lookup import Results
 
-# What no reader's browser loads: sources for a debugger, and fonts that have a smaller twin.
-UNUSED = ("*.map", "webpack-macros.html", "fa-*.ttf", "fontawesome.js*", ".buildinfo")
+# What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
+# have a smaller twin.
+UNUSED = (
+    "*.map",
+    "webpack-macros.html",
+    "fa-*.ttf",
+    "fontawesome.js*",
+    ".buildinfo",
+    "*.mo",
+    "*.po",
+)
 CORRECTIONS = (
     (r'<div id="pst-primary-sidebar" ', '<div id="pst-primary-sidebar" role="navigation" '),
     (r'role="doc-biblioentry"', 'role="listitem"'),

@@ -19,6 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from genbook import ledger
+from genbook.site import pictures
 from genbook.site.errors import SiteError
 from genbook.site.lookup import Results, UnknownResultError
 
@@ -95,8 +96,11 @@ def _is_named_value(output: NotebookNode) -> bool:
 
 
 def _prepare(output: NotebookNode) -> None:
-    """Drop the bundle of a judged claim, which is for programs, and set its mathematics."""
+    """Drop the bundle of a judged claim, which is for programs, set its mathematics, and make
+    pictures smaller."""
     data = output.get("data", {})
+    if "text/html" in data:
+        data["text/html"] = pictures.thinned(data["text/html"])
     if data.pop(ledger.BUNDLE_MIME, None) is not None and "text/html" in data:
         data["text/html"] = DOLLARS.sub(r'<span class="math">\\(\1\\)</span>', data["text/html"])
 
