@@ -20,7 +20,7 @@
 # training, and what has to be paid anyway may as well be used.
 #
 # Here, on MNIST in black and white, with one and the same autoregressive decoder, the rate of a plain VAE ends at
-# {result}`collapse` nats an image and that of a δ-VAE, whose δ is {result}`delta` nats, at {result}`rate-delta`. A
+# {result}`rate-vae` nats an image and that of a δ-VAE, whose δ is {result}`delta` nats, at {result}`rate-delta`. A
 # linear classifier reads the digit from a sample of the latents of {result}`probe-vae` % and {result}`probe-delta` % of
 # the test images. What holds, what could not be judged at this scale and what did not hold is listed in [the ledger
 # of this chapter](#the-ledger-of-this-chapter).
@@ -1526,7 +1526,7 @@ claims.judge("capped-never-below", ours=margin)
 # ## What goes wrong, and how it looks
 #
 # * **Collapse** does not show in the bound: {result}`bound-vae` nats for the VAE, {result}`bound-alone` for its decoder
-#   alone. Only the rate tells, {result}`collapse` nats, or several decodes of the same latents.
+#   alone. Only the rate tells, {result}`rate-vae` nats, or several decodes of the same latents.
 # * **Means that look alive**: the probe of means reads {result}`probe-means-vae` % from the VAE, the probe of samples
 #   {result}`probe-vae` %.
 # * **Annealing**: the largest mean rate of a minibatch along the way is {result}`annealed-peak` nats, that of the test

@@ -21,6 +21,7 @@ MARKS = re.compile(  # matplotlib's dots of one line, each with the same mark an
     r'(?:\s*<use xlink:href="\1" x="[^"]*" y="[^"]*" style="\2"/>)+'
 )
 MARK = re.compile(r'\s*(<use xlink:href="[^"]+" x="[^"]*" y="[^"]*") style="[^"]*"/>')
+PLAIN = r"\1/>"
 
 
 def thinned(html: str) -> str:
@@ -39,7 +40,7 @@ def thin(svg: str) -> str:
     svg = PREAMBLE.sub("", svg)
     svg = BITMAP.sub(lambda m: m[1] + base64.b64encode(_palette(m[2])).decode(), svg)
     svg = PLACED.sub(lambda m: f'{m[1]}="{_rounded(m[1], m[2])}"', svg)
-    svg = MARKS.sub(lambda m: f'\n<g style="{m[2]}">{MARK.sub(_placed, m[0])}</g>', svg)
+    svg = MARKS.sub(lambda m: f'\n<g style="{m[2]}">{MARK.sub(PLAIN, m[0])}</g>', svg)
     return re.sub(r"\s*\n\s*", "\n", svg)
 
 
@@ -48,10 +49,6 @@ def _rounded(name: str, text: str) -> str:
         return text  # a scale of glyphs: its digits count
     head, scale, rest = text.partition("scale")
     return NUMBER.sub(lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), head) + scale + rest
-
-
-def _placed(mark: re.Match[str]) -> str:
-    return f"{mark[1]}/>"
 
 
 def _palette(coded: str) -> bytes:
