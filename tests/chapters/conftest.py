@@ -1,4 +1,5 @@
-"""What tests of a part of a chapter stand on: statements of its source, run by themselves.
+"""What tests of a part of a chapter stand on: statements of its source, run by themselves, and
+made-up pictures.
 
 A module of such tests names its chapter: CHAPTER = "cgan".
 """
@@ -8,10 +9,17 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
 
+from genbook import data
 from genbook.runs.chapter import chapter_path, code_cells
 
 
@@ -66,3 +74,40 @@ def run_cell(request: pytest.FixtureRequest) -> Callable[[str, dict[str, Any]], 
         return eval(compile(ast.Expression(last.value), chapter, "eval"), namespace)
 
     return run
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder, with that for checkpoints, which a chapter's first training makes."""
+    monkeypatch.setenv("GENBOOK_RUN_DIR", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path
+
+
+def smooth_pictures(n: int, seed: int, side: int = 28) -> Tensor:
+    """Smooth grey pictures, uint8 [n, side, side]."""
+    noise = torch.rand(n, side, side, generator=torch.Generator().manual_seed(seed)).numpy()
+    smooth = ndimage.gaussian_filter(noise, (0, 1, 1))
+    smooth -= smooth.min(axis=(1, 2), keepdims=True)
+    smooth *= 255.0 / smooth.max(axis=(1, 2), keepdims=True)
+    return torch.from_numpy(smooth.round().astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., Tensor]:
+    """pictures(n, seed, side): smooth and grey, uint8 [n, side, side]."""
+    return smooth_pictures
+
+
+def statements_on_digits(chapter: str, *names: str) -> dict[str, Any]:
+    """Statements that stand on MNIST, of which there are 40 images here, and made up."""
+    labels = torch.arange(40) % 10
+    few = data.ImageData("mnist", smooth_pictures(40, 0), labels, smooth_pictures(40, 1), labels)
+    with mock.patch.object(data, "load", return_value=few):
+        return statements(chapter, *names)
+
+
+@pytest.fixture(scope="module")
+def on_digits(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+    """on_digits("f", "g"): like taken, for names that stand on MNIST: 40 made-up images."""
+    return functools.partial(statements_on_digits, request.module.CHAPTER)
