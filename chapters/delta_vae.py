@@ -22,8 +22,10 @@
 # Here, on MNIST in black and white, with one and the same autoregressive decoder, the rate of a plain VAE ends at
 # {result}`rate-vae` nats an image and that of a δ-VAE, whose δ is {result}`delta` nats, at {result}`rate-delta`. A
 # linear classifier reads the digit from a sample of the latents of {result}`probe-vae` % and {result}`probe-delta` % of
-# the test images. What holds, what could not be judged at this scale and what did not hold is listed in [the ledger
-# of this chapter](#the-ledger-of-this-chapter).
+# the test images. In longer runs of a larger decoder, with three seeds, recorded once and shown beside the fresh one, the
+# rates are {result}`rate-vae@long` and {result}`rate-delta@long` nats, and the classifier reads {result}`probe-vae@long` and
+# {result}`probe-delta@long` %. What holds, what could not be judged at this scale and what did not hold is listed in [the
+# ledger of this chapter](#the-ledger-of-this-chapter).
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -1011,6 +1013,14 @@ plotting.show(
 judge_difference("free-bits-no-better", ends["delta"], ends["free-1"])
 
 # %% [markdown]
+# The paper calls free bits brittle. In the long runs they were not: with targets of half of δ, δ and twice δ their rates ended
+# at {result}`rate-free-0.5@long`, {result}`rate-free-1@long` and {result}`rate-free-2@long` nats, and at the target δ their
+# bound, {result}`bound-free-1@long`, is better than the δ-VAE's, {result}`bound-delta@long`. The claim is missed. The reason
+# is what a rate buys. Free bits can spend all of it on the picture; of the δ-VAE's rate a part is the price of a
+# posterior whose rows are independent under a prior whose rows are not. A prior that is fitted afterwards does not
+# charge that part, and [under it](#paying-less-afterwards-the-auxiliary-prior) the two bounds are
+# {result}`auxiliary-bound-free-1@long` and {result}`auxiliary-bound-delta@long`.
+#
 # ## What can be read from the latents
 #
 # A linear probe: logistic regression from all latents of a picture to its label. It is fitted to *samples* of
@@ -1100,7 +1110,15 @@ table(
 # *samples* finds the digit in {result}`probe-vae` % of the VAE's latents, and in {result}`probe-delta` % of the
 # δ-VAE's. A probe of *means* finds it in {result}`probe-means-vae` % of the VAE's, and in
 # {result}`probe-means-untrained` % of those of an encoder that never learnt anything: a number that an encoder gets for
-# nothing says nothing about what a decoder is told.
+# nothing says nothing about what a decoder is told. In the long runs the probe of samples reads {result}`probe-vae@long` % of
+# the VAE's latents and {result}`probe-delta@long` % of the δ-VAE's, the probe of means {result}`probe-means-vae@long` % of the
+# VAE's.
+#
+# The far means are read worse there than the slow features, {result}`probe-far@long` %, where the paper's appendix has the two
+# about level on CIFAR-10: that claim is missed. They pay their {result}`rate-far@long` nats, but mostly for means that
+# are far from 0 in the same way for every picture: under a prior that is fitted afterwards
+# {result}`auxiliary-rate-far@long` are left, and with the slow features {result}`auxiliary-rate-delta@long`. How a network is
+# kept in the allowed region is ours, and another way might do better; we tried only this one.
 
 # %% tags=["hide-input"]
 for profile_name, records in claims.recorded().items():
@@ -1317,6 +1335,14 @@ for profile_name, records in claims.recorded().items():
 # {result}`auxiliary-rate-delta`, a saving of {result}`auxiliary-saving` %. Its bound is {result}`bound-delta` with the
 # one and {result}`auxiliary-bound-delta` with the other; the decoder alone has {result}`bound-alone`.
 #
+# In the long runs the saving is {result}`auxiliary-saving@long` %, and the bound with the auxiliary prior is
+# {result}`auxiliary-bound-delta@long` against {result}`bound-alone@long` of the decoder alone. Both claims are missed: the
+# paper saves more than half, and has no loss left. What can be saved is at most what is not information about the picture.
+# The paper's rates stay near δ, 0.03 and 0.22 bits a value in Table 6 with a δ of {result}`table-6-low-dim` and
+# {result}`table-6-high-dim`. Ours goes well beyond it, to {result}`rate-delta@long` nats with a δ of {result}`delta@long`, and
+# {result}`auxiliary-rate-delta@long` of them remain under the fitted prior. For the loss of bound we have a suspicion only,
+# that the decoder was trained too briefly to make full use of what it is told; longer trainings were not tried.
+#
 # ## Anti-causal against non-causal
 #
 # An encoder that sees the whole picture knows more, and may spend its rate on what the decoder has seen already. The
@@ -1371,7 +1397,11 @@ table(
 
 # %% [markdown]
 # The anti-causal encoder's bound minus that of the non-causal one is {result}`gain-low` nats at the low rate
-# (δ = {result}`delta`) and {result}`gain-high` at the high rate (δ = {result}`delta-high`).
+# (δ = {result}`delta`) and {result}`gain-high` at the high rate (δ = {result}`delta-high`). In the long runs it is
+# {result}`gain-low@long` and {result}`gain-high@long`: the non-causal encoder is better at both, and more so at the high rate,
+# which the paper's table does not show. The claim is missed. One difference is known: our non-causal encoder has the
+# anti-causal one within it and a second network of the same size beside it. Whether the order turns with equal numbers of
+# weights, or after a longer training, was not tried.
 #
 # ## CIFAR-10
 #
