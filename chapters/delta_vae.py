@@ -956,6 +956,8 @@ plotting.show(
 )
 
 # %% [markdown]
+# (VAE and far means share a colour: the VAE is the line that falls, the far means are the one that stays at δ.)
+#
 # The smallest rate of any training image at any update of the two δ-VAEs lies {result}`never-below` nats above the
 # committed one (rounding in single precision counts here); for the far means it is {result}`far-never-below`.
 #
