@@ -1430,7 +1430,6 @@ show_sheet(
 # {result}`mixed-confident-2` and {result}`mixed-confident-3` % of what was mixed at a quarter, a half and three quarters of the
 # chain.
 #
-# %% [markdown]
 # ### Table 2 on digits
 #
 # The six of the plane again, with equal networks and equal updates, smaller and shorter than the main one. For predicting the
