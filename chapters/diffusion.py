@@ -141,13 +141,13 @@ Table(
 # |---|---|---|---|
 # | $\mathbf x_0$, the data | `x_0` | `[M, C, S, S]`, $-1$ to $1$ | paper, section 2 |
 # | $t = 1 \dots T$, the time | `t` | `[M]` | paper, section 2 |
-# | $\beta_t$, variance of the noise of a step | `process.beta` | `[T + 1]` | {eq}`step` |
-# | $\bar\alpha_t = \prod_{s\le t}(1-\beta_s)$ | `process.alpha_bar` | `[T + 1]` | {eq}`closed` |
-# | $\mathbf x_t$, the data after $t$ steps | `x_t` | as $\mathbf x_0$ | {eq}`closed` |
-# | $\boldsymbol\epsilon$, the noise in $\mathbf x_t$ | `eps` | as $\mathbf x_0$ | {eq}`closed` |
-# | $\tilde{\boldsymbol\mu}_t, \tilde\beta_t$, posterior of a step | `posterior_mean`, `process.beta_tilde` | | {eq}`posterior` |
-# | $\boldsymbol\epsilon_\theta(\mathbf x_t, t)$, the network | `reverse.net` | as $\mathbf x_0$ | {eq}`mean-eps` |
-# | $L_{t-1}$, a term of the bound | `reverse.bound_term` | `[M]`, nats | {eq}`bound` |
+# | $\beta_t$, variance of the noise of a step | `process.beta` | `[T + 1]` | {eq}`ddpm-step` |
+# | $\bar\alpha_t = \prod_{s\le t}(1-\beta_s)$ | `process.alpha_bar` | `[T + 1]` | {eq}`ddpm-closed` |
+# | $\mathbf x_t$, the data after $t$ steps | `x_t` | as $\mathbf x_0$ | {eq}`ddpm-closed` |
+# | $\boldsymbol\epsilon$, the noise in $\mathbf x_t$ | `eps` | as $\mathbf x_0$ | {eq}`ddpm-closed` |
+# | $\tilde{\boldsymbol\mu}_t, \tilde\beta_t$, posterior of a step | `posterior_mean`, `process.beta_tilde` | | {eq}`ddpm-posterior` |
+# | $\boldsymbol\epsilon_\theta(\mathbf x_t, t)$, the network | `reverse.net` | as $\mathbf x_0$ | {eq}`ddpm-mean-eps` |
+# | $L_{t-1}$, a term of the bound | `reverse.bound_term` | `[M]`, nats | {eq}`ddpm-bound` |
 #
 # Times count from 1, entry 0 of a table is the data itself. The official code counts from 0: its $t$ is our $t-1$.
 #
@@ -548,14 +548,14 @@ except inception.InceptionError as refusal:
 #
 # $$
 # q(\mathbf x_t\mid\mathbf x_{t-1}) = \mathcal N\big(\sqrt{1-\beta_t}\,\mathbf x_{t-1},\ \beta_t\mathbf I\big),
-# $$ (step)
+# $$ (ddpm-step)
 #
 # and because sums of independent normal variables are normal, all steps up to $t$ can be taken at once (equation 4):
 #
 # $$
 # q(\mathbf x_t\mid\mathbf x_0) = \mathcal N\big(\sqrt{\bar\alpha_t}\,\mathbf x_0,\ (1-\bar\alpha_t)\mathbf I\big),
 # \qquad \bar\alpha_t = \prod_{s=1}^t (1-\beta_s).
-# $$ (closed)
+# $$ (ddpm-closed)
 #
 # With $\beta$ from $10^{-4}$ to 0.02 in 1000 equal steps, $\bar\alpha_{1000}$ is {result}`alpha-bar-end` × $10^{-5}$: nothing
 # is left.
@@ -564,7 +564,7 @@ except inception.InceptionError as refusal:
 show(diffusion.GaussianDiffusion)
 
 # %% [markdown]
-# Is {eq}`closed` the product of the steps {eq}`step`? The chain, step by step, with mean and variance carried along:
+# Is {eq}`ddpm-closed` the product of the steps {eq}`ddpm-step`? The chain, step by step, with mean and variance carried along:
 
 # %%
 paper_process = diffusion.GaussianDiffusion(diffusion.linear_betas())
@@ -587,7 +587,7 @@ claims.value("alpha-bar-end", 1e5 * paper_process.alpha_bar[-1].item(), unit="",
 # \tilde{\boldsymbol\mu}_t = \frac{\sqrt{\bar\alpha_{t-1}}\beta_t}{1-\bar\alpha_t}\mathbf x_0
 #   + \frac{\sqrt{1-\beta_t}(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\mathbf x_t, \quad
 # \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\beta_t .
-# $$ (posterior)
+# $$ (ddpm-posterior)
 #
 # Against Bayes' rule, summed on a fine grid of $x_{t-1}$, for first, middle and last steps:
 
@@ -624,7 +624,7 @@ claims.judge("posterior", ours=max(errors).item())
 #   \underbrace{D_{KL}\big(q(\mathbf x_T\mid\mathbf x_0)\Vert p(\mathbf x_T)\big)}_{L_T}
 #   + \sum_{t>1}\underbrace{D_{KL}\big(q(\mathbf x_{t-1}\mid\mathbf x_t,\mathbf x_0)\Vert p_\theta(\mathbf x_{t-1}\mid\mathbf x_t)\big)}_{L_{t-1}}
 #   \underbrace{-\log p_\theta(\mathbf x_0\mid\mathbf x_1)}_{L_0}\Big] .
-# $$ (bound)
+# $$ (ddpm-bound)
 #
 # Every term in the middle compares two normal densities. $L_T$ has nothing to learn. At the end the pixels are whole numbers,
 # so the last normal density is integrated over the width of a grey level (equation 13), which makes $L$ a true code
@@ -668,14 +668,14 @@ claims.judge("prior-bits", ours=prior_bits.item())
 # $$
 # \boldsymbol\mu_\theta(\mathbf x_t, t) = \frac1{\sqrt{1-\beta_t}}\Big(\mathbf x_t -
 #   \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\boldsymbol\epsilon_\theta(\mathbf x_t, t)\Big),
-# $$ (mean-eps)
+# $$ (ddpm-mean-eps)
 #
 # and then a term of the bound is a weighted squared error of the noise (equation 12),
 #
 # $$
 # L_{t-1} - C = \mathbb E\Big[\frac{\beta_t^2}{2\sigma_t^2(1-\beta_t)(1-\bar\alpha_t)}
 #   \big\Vert\boldsymbol\epsilon - \boldsymbol\epsilon_\theta(\mathbf x_t, t)\big\Vert^2\Big] .
-# $$ (weighted)
+# $$ (ddpm-weighted)
 
 # %%
 show(diffusion.Reverse)
@@ -702,7 +702,7 @@ error = weight[:, 0] * (eps - guess(x_t, times)).square().sum(dim=1)
 claims.judge("weighted-error", ours=((term - error) / error).abs().max().item())
 
 # %% [markdown]
-# (With $\sigma_t^2 = \tilde\beta_t$ the constant $C$ is zero, so {eq}`weighted` can be checked as it stands.)
+# (With $\sigma_t^2 = \tilde\beta_t$ the constant $C$ is zero, so {eq}`ddpm-weighted` can be checked as it stands.)
 #
 # ### The simple loss
 #
@@ -751,7 +751,7 @@ plotting.show(
 # ### Which variance?
 #
 # For normal data of variance $v$ the true step back has the variance $\tilde\beta_t$ plus what is not known of
-# $\mathbf x_0$, times the square of its factor in {eq}`posterior`. The paper says (section 3.2) that
+# $\mathbf x_0$, times the square of its factor in {eq}`ddpm-posterior`. The paper says (section 3.2) that
 # $\sigma_t^2=\beta_t$ is right for $\mathbf x_0\sim\mathcal N(0,\mathbf I)$ and $\tilde\beta_t$ for a single point, the two
 # extremes for data of variance 1 at most:
 
