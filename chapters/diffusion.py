@@ -94,6 +94,7 @@ class Profile:
     steps: int = 1000  # paper, T
     batch: int = 64
     lr: float = 2e-3  # paper, on CIFAR-10: 2e-4
+    table_lr: float = 2e-3
     photo_lr: float = 2e-4
     cool: float = 0.3  # last share of the updates, in which the rate falls to 0; paper: 0
     groups: int = 8  # official code: 32
@@ -109,17 +110,17 @@ PROFILES = {
     ),
     "book": Profile(
         toy_updates=6_000, toy_points=500, ideal_points=5_000, classifier_updates=800, autoencoder_updates=600, judged=1_000,
-        side=14, patch=2, channels=48, multipliers=(1,), blocks=2, updates=1_500, warmup=100, ema=0.995,
+        side=14, patch=2, channels=48, multipliers=(1,), blocks=2, updates=1_800, warmup=100, ema=0.995,
         half=False, samples=250, sample_steps=100, few=100, coded=8, table_channels=16, table_updates=0, table_samples=0, variant_updates=40,
         photo_updates=2, photo_channels=32, photo_batch=4, photo_warmup=2, photo_ema=0.5, photo_samples=1,
-        photo_coded=0, photo_bound=False,
+        photo_coded=0, photo_bound=False, lr=6e-3, cool=0.5,
     ),
     "long": Profile(
         toy_updates=6_000, toy_points=5_000, ideal_points=20_000, classifier_updates=3_000, autoencoder_updates=3_000,
-        judged=4_000, side=28, patch=2, channels=32, multipliers=(1, 2), blocks=1, updates=8_000,
-        warmup=200, ema=0.999, half=True, samples=500, sample_steps=1_000, few=300, coded=30,
-        table_channels=16, table_updates=1_500, table_samples=120, variant_updates=150, photo_updates=20, photo_channels=32, photo_batch=8, photo_warmup=10,
-        photo_ema=0.9, photo_samples=4, photo_coded=2, photo_bound=False,
+        judged=4_000, side=28, patch=2, channels=32, multipliers=(1, 2), blocks=1, updates=14_000,
+        warmup=300, ema=0.999, half=True, samples=500, sample_steps=1_000, few=300, coded=30,
+        table_channels=16, table_updates=1_200, table_samples=120, variant_updates=150, photo_updates=20, photo_channels=32, photo_batch=8, photo_warmup=10,
+        photo_ema=0.9, photo_samples=4, photo_coded=2, photo_bound=False, lr=6e-3, cool=0.5,
     ),
     "paper": Profile(
         toy_updates=6_000, toy_points=5_000, ideal_points=20_000, classifier_updates=6_000, autoencoder_updates=6_000,
@@ -1443,7 +1444,7 @@ for name, (_, kind, simple) in KINDS.items() if cfg.table_updates else ():
         outputs=2 if kind.get("variance") == "learned" else 1,
         channels=cfg.table_channels, groups=cfg.table_channels // 4,
     )  # fmt: skip
-    model = train(f"table-{name}", net, cfg.table_updates, simple=simple, **kind)
+    model = train(f"table-{name}", net, cfg.table_updates, lr=cfg.table_lr, simple=simple, **kind)
     reverse = diffusion.Reverse(model.average, process, **kind)
     images = sampled(f"table-{name}", reverse, cfg.table_samples)
     few_coded = sheet[: max(1, cfg.coded // 3)]
@@ -1644,9 +1645,9 @@ show_sheet(
 # Without clipping: {result}`distance-wide`, {result}`confident-wide` %, {result}`code-unclipped` bits. Where the confident
 # share is high and the distance large, the pictures are clear and are not like the data: no single measure is enough.
 #
-# **Data left between 0 and 1.** The picture is then half as large against the noise, and the loss of the trial below shows
-# what that does to it. A grey value whose prediction is perfect costs {result}`last-step-zero-one` bits in the last step
-# in place of {result}`last-step-centred`.
+# **Data left between 0 and 1.** The picture is then half as large against the noise, and the trial below shows what that does
+# to the loss and to the samples. A grey value whose prediction is perfect costs {result}`last-step-zero-one` bits in the
+# last step in place of {result}`last-step-centred`.
 
 # %%
 sigma = 0.5 * process.log_variances("large")[1]
@@ -1723,6 +1724,7 @@ variants = {
 }
 assert len(variants) == VARIANTS
 claims.value("tested-images", 500, unit="images", format=".0f")
+ranges = []
 for name, (_, changes) in variants.items():
     changes = {"warmup": max(1, cfg.variant_updates // 10)} | changes
     made_net = changes.pop("net", digit_net)()
@@ -1730,6 +1732,9 @@ for name, (_, changes) in variants.items():
     model.net.eval()
     loss = noise_loss(model.net, changes.get("read", centred))
     claims.value(f"loss-{name}", loss, unit="", format=".4f")
+    if name in ("plain", "zero-one"):
+        ranges.append(sampled(f"variant-{name}", spaced(model.net, thirty, variance="small"), 20))
+keep_sheet("ranges", torch.cat(ranges))
 claims.value("variant-updates", cfg.variant_updates, unit="updates", format=".0f")
 claims.judge("deaf-is-worse", ours=[of(claims.record, f"loss-{n}") for n in ("plain", "untimed")])
 claims.judge(
@@ -1745,6 +1750,23 @@ Table(
         ]
         for shown, records in everywhere.items()
     ],
+)
+
+
+# %% tags=["hide-input"]
+def ranges_alt(record):
+    return (
+        f"Two rows of twenty samples after {of(record, 'variant-updates'):.0f} updates: with data in [-1, 1] on a black ground, "
+        "with data in [0, 1], shown on the same scale, on a grey one."
+    )
+
+
+show_sheet(
+    "ranges",
+    labels=["in [-1, 1]", "in [0, 1]"],
+    alt=ranges_alt,
+    caption="Samples after the short trainings, both read as if the data were in [-1, 1]",
+    height=0.9,
 )
 
 # %% [markdown]

@@ -283,19 +283,15 @@ class Coding:
 
 
 @torch.no_grad()
-def progressive_coding(
-    reverse: Reverse, x_0: Tensor, random: Generator | None, *, block: int = 500
-) -> Coding:
+def progressive_coding(reverse: Reverse, x_0: Tensor, random: Generator | None) -> Coding:
     """All terms of the bound of x_0 [N, ...], each x_t drawn afresh from q(x_t|x_0): Algorithms 3
     and 4 without the coder, and the numbers of Table 4."""
-    T = reverse.process.T
-    terms, squares = (torch.empty(T, len(x_0), dtype=torch.float64) for _ in range(2))
-    for first in range(0, len(x_0), block):
-        x = x_0[first : first + block]
-        for t in range(T, 0, -1):
-            times = torch.full((len(x),), t, device=x.device)
-            eps = torch.randn(x.shape, generator=random, device=x.device, dtype=x.dtype)
-            term, step = reverse.bound_term(x, reverse.process.q_sample(x, t, eps), times)
-            terms[T - t, first : first + block] = term
-            squares[T - t, first : first + block] = (step.x_0 - x).square().flatten(1).mean(dim=1)
-    return Coding(terms, squares, reverse.process.prior_kl(x_0.double()).cpu())
+    terms, squares = [], []
+    for t in range(reverse.process.T, 0, -1):
+        times = torch.full((len(x_0),), t, device=x_0.device)
+        eps = torch.randn(x_0.shape, generator=random, device=x_0.device, dtype=x_0.dtype)
+        term, step = reverse.bound_term(x_0, reverse.process.q_sample(x_0, t, eps), times)
+        terms.append(term.double().cpu())
+        squares.append((step.x_0 - x_0).square().flatten(1).mean(dim=1).double().cpu())
+    prior = reverse.process.prior_kl(x_0.double()).cpu()
+    return Coding(torch.stack(terms), torch.stack(squares), prior)

@@ -339,7 +339,7 @@ def test_progressive_coding_rows_and_their_order() -> None:
     x_0 = LEVELS[torch.randint(256, (5, 2, 3), generator=random(0))]
     net = Curved()
     reverse, before = Reverse(net, short()), torch.get_rng_state()
-    coding = diffusion.progressive_coding(reverse, x_0, random(1), block=5)
+    coding = diffusion.progressive_coding(reverse, x_0, random(1))
     assert torch.equal(torch.get_rng_state(), before)
     assert net.told == [[t] * 5 for t in range(T, 0, -1)]
     terms, squares = coded(reverse, x_0, 1)
