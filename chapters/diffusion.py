@@ -117,8 +117,8 @@ PROFILES = {
     ),
     "long": Profile(
         toy_updates=6_000, toy_points=5_000, ideal_points=20_000, classifier_updates=3_000, autoencoder_updates=3_000,
-        judged=4_000, side=28, patch=2, channels=32, multipliers=(1, 2), blocks=1, updates=14_000,
-        warmup=300, ema=0.999, half=True, samples=500, sample_steps=1_000, few=300, coded=30,
+        judged=4_000, side=28, patch=2, channels=32, multipliers=(1, 2), blocks=1, updates=36_000,
+        warmup=500, ema=0.9995, half=True, samples=500, sample_steps=1_000, few=300, coded=30,
         table_channels=16, table_updates=1_200, table_samples=120, variant_updates=150, photo_updates=20, photo_channels=32, photo_batch=8, photo_warmup=10,
         photo_ema=0.9, photo_samples=4, photo_coded=2, photo_bound=False, lr=6e-3, cool=0.5,
     ),
