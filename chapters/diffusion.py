@@ -1734,6 +1734,8 @@ for name, (_, changes) in variants.items():
     claims.value(f"loss-{name}", loss, unit="", format=".4f")
     if name in ("plain", "zero-one"):
         ranges.append(sampled(f"variant-{name}", spaced(model.net, thirty, variance="small"), 20))
+        ground = ranges[-1].double().median().item()
+        claims.value(f"ground-{name}", ground, unit="grey levels", format=".0f")
 keep_sheet("ranges", torch.cat(ranges))
 claims.value("variant-updates", cfg.variant_updates, unit="updates", format=".0f")
 claims.judge("deaf-is-worse", ours=[of(claims.record, f"loss-{n}") for n in ("plain", "untimed")])
@@ -1756,8 +1758,9 @@ Table(
 # %% tags=["hide-input"]
 def ranges_alt(record):
     return (
-        f"Two rows of twenty samples after {of(record, 'variant-updates'):.0f} updates: with data in [-1, 1] on a black ground, "
-        "with data in [0, 1], shown on the same scale, on a grey one."
+        f"Two rows of twenty samples after {of(record, 'variant-updates'):.0f} updates. The median "
+        f"grey level is {of(record, 'ground-plain'):.0f} of 255 with data in [-1, 1] and {of(record, 'ground-zero-one'):.0f} "
+        "with data in [0, 1]."
     )
 
 
@@ -1770,6 +1773,10 @@ show_sheet(
 )
 
 # %% [markdown]
+# After {result}`variant-updates` updates there is more noise than digit in either row, but the grounds differ already: black is
+# $-1$ for the first network and 0, which is shown as grey, for the second. The median grey levels are
+# {result}`ground-plain` and {result}`ground-zero-one`.
+#
 # ## Deviations from the paper and from the official code
 #
 # * **MNIST** does not occur in the paper. Network, batch, decay of the average and the course of the rate are ours. After the
