@@ -51,7 +51,8 @@ class InverseMultiquadratics:
 
     def __call__(self, squares: Tensor) -> Tensor:
         """The kernel at squared distances, elementwise."""
-        return torch.stack([c / (c + squares) for c in self.constants]).sum(dim=0)
+        c = squares.new_tensor(self.constants).view(-1, *[1] * squares.ndim)
+        return (c / (c + squares)).sum(dim=0)
 
     def mean(self, mean_square: float, variance: float, *, latents: int) -> float:
         """E k(x, y) for x - y ~ N(m, variance I_J), |m|^2 = mean_square.

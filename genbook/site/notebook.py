@@ -160,7 +160,8 @@ def _is_showing(node: ast.AST) -> bool:
 
 def for_download(page: NotebookNode, chapter: str, results: Results) -> NotebookNode:
     """The notebook as a reader opens it elsewhere: numbers in the prose, no directives of the
-    page, and of each figure the light variant, since only the book's style hides the other."""
+    page, and of each figure the light variant, as text, since only the book's style hides the
+    other."""
     copy = nbformat.from_dict(page)
 
     def printed(match: re.Match[str]) -> str:
@@ -176,6 +177,6 @@ def for_download(page: NotebookNode, chapter: str, results: Results) -> Notebook
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
-                data["text/html"] = ONLY_DARK.sub("", data["text/html"])
+                data["text/html"] = pictures.as_text(ONLY_DARK.sub("", data["text/html"]))
     copy.cells = [cell for cell in copy.cells if cell.source]
     return copy

@@ -34,6 +34,19 @@ def thinned(html: str) -> str:
     return EMBEDDED.sub(one, html)
 
 
+def as_text(html: str) -> str:
+    """The pictures embedded in an output as text in their address, which takes a quarter less than
+    base64 does: quotes are single ones, and what means something in an address is escaped."""
+
+    def one(match: re.Match[str]) -> str:
+        svg = base64.b64decode(match[2]).decode()
+        for sign in "%#&'":
+            svg = svg.replace(sign, f"%{ord(sign):02X}")
+        return 'src="data:image/svg+xml,{}"'.format(svg.replace('"', "'").replace("\n", " "))
+
+    return EMBEDDED.sub(one, html)
+
+
 def thin(svg: str) -> str:
     """An SVG as matplotlib writes it, with places to a hundredth of a point, the style of equal
     marks said once, bitmaps with a palette, and nothing that a browser passes over."""

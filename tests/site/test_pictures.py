@@ -6,9 +6,12 @@ import base64
 import io
 import re
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -126,3 +129,26 @@ def test_only_embedded_vector_pictures_of_an_output_are_touched() -> None:
 
 def test_a_picture_is_the_same_bytes_every_time() -> None:
     assert pictures.thin(drawn(digits)) == pictures.thin(drawn(digits))
+
+
+@pytest.mark.parametrize("draw", [dots, curve, digits])
+def test_a_picture_as_text_is_the_same_picture_and_smaller(draw: Any) -> None:
+    svg = pictures.thin(drawn(draw)).replace(
+        "</svg>", "<desc>5 % &amp; 'more' #1 &lt; α</desc></svg>"
+    )
+    coded = base64.b64encode(svg.encode()).decode()
+    html = f'<img alt="a &amp; b" src="data:image/svg+xml;base64,{coded}"> <b>text</b>'
+    text = pictures.as_text(html)
+    image = BeautifulSoup(text, "html.parser").img
+    assert image is not None
+    assert image["alt"] == "a & b"
+    kind, _, address = str(image["src"]).partition(",")
+    assert kind == "data:image/svg+xml"
+    assert "#" not in address  # a browser would stop there
+    ours, wanted = (
+        [(e.tag, e.attrib, (e.text or "").split()) for e in ElementTree.fromstring(x).iter()]
+        for x in (unquote(address), svg.replace("\n", " "))
+    )
+    assert ours == wanted
+    assert len(text) < 0.8 * len(html)
+    assert text.endswith("> <b>text</b>")
