@@ -1218,8 +1218,8 @@ for shown, records in everywhere.items():
 # {result}`mmd-gap-as-is` and {result}`distance-gap-as-is`. At this length the comparison of the two is one of speed.
 #
 # The paper prints no number for MNIST. On CelebA its order is, from worst to best, VAE, WAE-MMD, WAE-GAN; and it says that WAE-MMD
-# trains as stably as a VAE, WAE-GAN less stably but to a better match. A single run cannot judge stability; the recorded long runs
-# repeat every model with several seeds.
+# trains as stably as a VAE, WAE-GAN less stably but to a better match. A single run cannot judge stability; the long profile
+# repeats every model with several seeds.
 #
 # A latent space that is filled evenly has something to show everywhere between two codes. Straight lines from the code of one held-out
 # digit to that of another:
