@@ -22,6 +22,11 @@ MARKS = re.compile(  # matplotlib's dots of one line, each with the same mark an
 )
 MARK = re.compile(r'\s*(<use xlink:href="[^"]+" x="[^"]*" y="[^"]*") style="[^"]*"/>')
 PLAIN = r"\1/>"
+COMMENT = re.compile(
+    r"\s*<!--.*?-->", re.DOTALL
+)  # matplotlib's, which repeats the words of a label
+NAME = re.compile(r'\sid="([^"]+)"')
+REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 
 
 def thinned(html: str) -> str:
@@ -49,12 +54,23 @@ def as_text(html: str) -> str:
 
 def thin(svg: str) -> str:
     """An SVG as matplotlib writes it, with places to a hundredth of a point, the style of equal
-    marks said once, bitmaps with a palette, and nothing that a browser passes over."""
+    marks said once, short names, bitmaps with a palette, and nothing that a browser passes over."""
     svg = PREAMBLE.sub("", svg)
     svg = BITMAP.sub(lambda m: m[1] + base64.b64encode(_palette(m[2])).decode(), svg)
     svg = PLACED.sub(lambda m: f'{m[1]}="{_rounded(m[1], m[2])}"', svg)
     svg = MARKS.sub(lambda m: f'\n<g style="{m[2]}">{MARK.sub(PLAIN, m[0])}</g>', svg)
-    return re.sub(r"\s*\n\s*", "\n", svg)
+    return re.sub(r"\s*\n\s*", "\n", _briefly_named(COMMENT.sub("", svg)))
+
+
+def _briefly_named(svg: str) -> str:
+    """Names that something refers to made short, the others left out; references as SVG 2 has
+    them."""
+    names = dict.fromkeys(m[2] for m in REFERENCE.finditer(svg))
+    brief = {name: f"n{number}" for number, name in enumerate(names)}
+    svg = NAME.sub(lambda m: f' id="{brief[m[1]]}"' if m[1] in brief else "", svg)
+    svg = REFERENCE.sub(lambda m: m[1] + brief[m[2]], svg)
+    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    return svg.replace("xlink:href", "href")
 
 
 def _rounded(name: str, text: str) -> str:

@@ -82,8 +82,42 @@ def test_equal_marks_keep_their_number_and_their_style() -> None:
     ]
     for style, marks in groups:
         assert "style" not in marks
-        for mark in re.findall(r'<use xlink:href="([^"]*)"', marks):
-            assert re.search(rf'<use xlink:href="{re.escape(mark)}"[^>]*style="{style}"', svg)
+        (mark,) = set(re.findall(r'<use href="#([^"]*)"', marks))
+        (shape,) = re.findall(rf'<path id="{mark}" d="([^"]*)"', thin)
+        (name,) = re.findall(rf'<path id="([^"]*)" d="{re.escape(shape)}"', rounded(svg))
+        assert re.search(rf'<use xlink:href="#{name}"[^>]*style="{style}"', svg)
+
+
+def rounded(svg: str) -> str:
+    """With the places and the line breaks that `thin` leaves, and matplotlib's names."""
+    svg = pictures.PLACED.sub(lambda m: f'{m[1]}="{pictures._rounded(m[1], m[2])}"', svg)
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+@pytest.mark.parametrize("draw", [dots, curve, digits])
+def test_every_reference_leads_to_the_same_shape_by_a_short_name(draw: Any) -> None:
+    def shapes(svg: str) -> list[str]:
+        """What each reference stands for, in order."""
+        tree = ElementTree.fromstring(svg)
+        by_name = {e.get("id"): e for e in tree.iter() if e.get("id")}
+        names = re.findall(r'(?:href="#|url\(#)([^")]+)', svg)
+        return [
+            " ".join(str(v) for e in by_name[n].iter() for v in e.attrib.values()) for n in names
+        ]
+
+    def nameless(svg: str) -> list[str]:
+        return [
+            re.sub(r"(?<!\S)(n\d+|[\w-]*-[0-9a-f]+|[pm][0-9a-f]{10})(?!\S)", "", s).split()
+            for s in shapes(svg)
+        ]
+
+    svg, thin = rounded(drawn(draw)), pictures.thin(drawn(draw))
+    assert nameless(thin) == nameless(svg)
+    assert "xlink" not in thin
+    assert "<!--" not in thin
+    assert max(len(n) for n in re.findall(r'\sid="([^"]+)"', thin)) <= 4
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', thin))
+    assert set(re.findall(r'\sid="([^"]+)"', thin)) == used
 
 
 def bitmap(svg: str) -> Image.Image:
