@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,14 +26,14 @@ Scale = Literal["exp", "softplus"]
 Base = Literal["normal", "uniform"]
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, ABC):
     """x -> (z, contribution [M] to log p(x)); `inverse` draws an x that belongs to z."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def inverse(self, z: Tensor, random: Generator | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def inverse(self, z: Tensor, random: Generator | None) -> Tensor: ...
 
 
 class Coupling(Layer):
