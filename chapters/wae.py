@@ -66,6 +66,7 @@ class Profile:
     line_updates: int  # of each model on the line
     relax_steps: int  # of the minimisation with a price, at most
     trials: int  # of an estimator
+    carried: int  # points that are carried to points, exactly, at a time
     classifier_updates: int
     pretrain_updates: int  # official code: at most 200
     restarts: int  # of each main model, with seeds of their own
@@ -84,20 +85,20 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(
-        toy_updates=20, line_updates=20, relax_steps=100, trials=20, classifier_updates=100, pretrain_updates=3,
-        restarts=2, updates=10, trial_updates=2, judged=100, square_updates=20, square_width=32, sizes=(4, 16, 64), discriminator_width=32, width=32,
+        toy_updates=4, line_updates=20, relax_steps=20, trials=5, carried=50, classifier_updates=30, pretrain_updates=1,
+        restarts=2, updates=4, trial_updates=1, judged=100, square_updates=5, square_width=32, sizes=(4, 16, 64), discriminator_width=32, width=16,
     ),
     "book": Profile(
-        toy_updates=1_500, line_updates=2_000, relax_steps=400, trials=2_000, classifier_updates=800, pretrain_updates=200,
-        restarts=1, updates=2_000, trial_updates=1_000, judged=2_000, square_updates=2_000, square_width=200, sizes=(4, 16, 64), discriminator_width=128,
+        toy_updates=1_500, line_updates=2_000, relax_steps=400, trials=2_000, carried=500, classifier_updates=800, pretrain_updates=200,
+        restarts=1, updates=2_000, trial_updates=600, judged=2_000, square_updates=1_500, square_width=200, sizes=(4, 16, 64), discriminator_width=128,
     ),
     "long": Profile(
-        toy_updates=3_000, line_updates=4_000, relax_steps=400, trials=4_000, classifier_updates=3_000, pretrain_updates=200,
+        toy_updates=3_000, line_updates=4_000, relax_steps=400, trials=4_000, carried=500, classifier_updates=3_000, pretrain_updates=200,
         restarts=5, updates=10_000, trial_updates=4_000, judged=5_000, square_updates=10_000, square_width=400,
         sizes=(2, 4, 8, 16, 32, 64),
     ),
     "paper": Profile(
-        toy_updates=3_000, line_updates=4_000, relax_steps=400, trials=2_000, classifier_updates=6_000, pretrain_updates=200,
+        toy_updates=3_000, line_updates=4_000, relax_steps=400, trials=2_000, carried=500, classifier_updates=6_000, pretrain_updates=200,
         restarts=5, updates=60_000, trial_updates=20_000, judged=5_000, square_updates=40_000, square_width=1_200,
         sizes=(2, 4, 8, 16, 32, 64), faces=91_000, width=1_024,
     ),
@@ -160,7 +161,7 @@ def train_arc(price, *, kernel=kernel, latents=1):
     return encoder, decoder
 
 
-def carried(a, b, n=500):
+def carried(a, b, n=cfg.carried):
     """The cheapest way to carry n points of a to n of b, squared distance: a mean over points, and
     over as many sets of n as there are."""
     costs = [
