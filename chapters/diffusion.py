@@ -20,10 +20,12 @@
 #
 # Here, on MNIST at {result}`side` × {result}`side` pixels, a network with {result}`weights` weights trained for
 # {result}`updates` updates draws samples of which a classifier is more than 90 % sure in {result}`confident` % of the
-# cases; real digits reach {result}`confident-real` %. As a code it needs {result}`bound-simple` bits a pixel, of which
-# {result}`distortion-share` % are paid in the last step, for errors of {result}`rmse-end` grey levels. What holds, what could
-# not be judged at this scale and what did not hold is listed in [the ledger of this
-# chapter](#the-ledger-of-this-chapter).
+# cases; real digits reach {result}`confident-real` %. In recorded runs of a larger network on whole pictures of
+# {result}`side@long` × {result}`side@long` pixels, {result}`weights@long` weights and {result}`updates@long` updates on a GPU,
+# three seeds, it is {result}`confident@long` %, which is {result}`confident-share@long` % of the rate of real digits. As a code
+# the network here needs {result}`bound-simple` bits a pixel, of which {result}`distortion-share` % are paid in the last step, for
+# errors of {result}`rmse-end` grey levels. What holds, what could not be judged at this scale and what did not hold is listed in
+# [the ledger of this chapter](#the-ledger-of-this-chapter).
 
 # %% tags=["parameters"]
 profile = "smoke"
@@ -528,7 +530,10 @@ claims.judge("coverage-sees-within", ours=[scores[name]["coverage"] for name in 
 # ({result}`set-ten-distance` against {result}`set-other-distance`), a missing class ({result}`set-missing-distance`) and
 # blur ({result}`set-blurred-distance`), but a tenth of the very same real pictures has {result}`set-few-distance`: it
 # is biased, and only sets of equal size compare. And it does not see that pictures of the training set are no inventions:
-# {result}`set-training-distance`. Recall is 0 for repeated pictures because the nearest neighbours of a copy are its own
+# {result}`set-training-distance`. (The rule asks for less than twice the distance of other test pictures. With the larger sets of
+# the long runs the claim is missed, by {result}`set-training-distance@long` against {result}`set-other-distance@long`: the
+# difference of the two is about 3 here as there, and is that of the people who wrote the training and the test set. What
+# chance adds to both falls with the size of the sets, so the ratio grows.) Recall is 0 for repeated pictures because the nearest neighbours of a copy are its own
 # copies and its ball has no size; coverage, which has its balls around real pictures, is {result}`set-ten-coverage` % for
 # the ten and {result}`set-other-coverage` % for real variety.
 #
@@ -887,9 +892,12 @@ of_the_data = ["the data", f"{floor_bits:.3f}", f"{100 * of_data:.1f}"]
 Table(["", "bits a value", "near a heap, %"], [*rows, of_the_data])
 
 # %% [markdown]
-# Every bound lies above the floor of {result}`plane-floor` bits, as it must. Training on the bound gives the better bound,
-# {result}`plane-bits-eps-bound` against {result}`plane-bits-eps-simple` for the simple loss: dropping the weights costs code
-# length. It is said to buy better samples. Two coordinates cannot show that; the digits below may.
+# Every bound lies above the floor of {result}`plane-floor` bits, as it must. Here, with one seed, training on the bound gives
+# {result}`plane-bits-eps-bound` bits and the simple loss {result}`plane-bits-eps-simple`. Over the three seeds of the long runs,
+# trained as long, it is {result}`plane-bits-eps-bound@long` and {result}`plane-bits-eps-simple@long`: the order depends on the
+# seed, and the claim that dropping the weights costs code length is missed there. These trainings are a quarter as long as the
+# one above, and every bound still lies most of a bit above the floor. Predicting the mean is worse than predicting the
+# noise with every loss and every seed.
 #
 # ## Digits
 #
@@ -1143,6 +1151,12 @@ Table(
 # recall stand beside it: the autoencoder reaches {result}`recall-ae-decoded` % of the real digits, the diffusion model
 # {result}`recall-main` %.
 #
+# How whole the digits are depends on the network more than on the length of the training (see the trials that the head of the
+# claims file lists). In the long runs the sampler's {result}`confident@long` % stand against {result}`confident-real@long` % of
+# all real digits, recall is {result}`recall-main@long` % where as many real digits have {result}`recall-digits@long` %, and the
+# Fréchet distance is {result}`distance-main@long`; other real digits are at {result}`distance-digits@long` and the
+# variational autoencoder at {result}`distance-vae-decoded@long`.
+#
 # ### Fewer steps, other samplers
 #
 # How few steps will do? Three samplers on the same network: Algorithm 2 with $\sigma_t^2$ the one or the other, and
@@ -1201,7 +1215,9 @@ claims.judge(
 
 # %% [markdown]
 # With the average {result}`confident-small-30` % are confident and the distance is {result}`distance-small-30`, with the last
-# weights {result}`confident-last` % and {result}`distance-last`.
+# weights {result}`confident-last` % and {result}`distance-last`. In the long runs the distances are
+# {result}`distance-small-30@long` and {result}`distance-last@long`: after a rate that has fallen to zero, the last weights
+# hardly move any more, and the average has little left to do.
 #
 # ### A code that sends the important things first
 #
@@ -1301,6 +1317,12 @@ Table(
 # {result}`cifar-rmse.published` grey levels at the end; it concludes that more than half of the code describes what nobody
 # sees. A part of that is the price of the fixed $\sigma_1^2$: even a perfect prediction of every value would cost
 # {result}`distortion-floor` bits in the last step here.
+#
+# On digits less than half is distortion, {result}`distortion-share@long` % in the long runs, and the claim is missed. The reason is
+# the variance of the steps back. Most pixels of a digit are plainly black, so that the true step back has a variance near
+# $\tilde\beta_t$, and a code with $\beta_t$ pays for the difference at every step. With $\tilde\beta_t$ the same network
+# needs {result}`code-small@long` bits in place of {result}`bound-simple@long`, and the last step, which is the same in both,
+# costs {result}`distortion-simple@long` of them: more than half.
 #
 # ### What is decided when
 #
@@ -1495,6 +1517,13 @@ Table(
 )  # fmt: skip
 
 # %% [markdown]
+# Nothing can be read from these numbers, neither from the orders that came out as in the paper nor from the others, and the
+# mistake is ours. Codes of thousands of bits a value, for values of eight bits, give it away. The six are judged by the moving
+# average of their weights, and they took the decay of the main network, 0.9995. Of the weights at the start
+# $0.9995^{1200} = 0.55$ are still in that average after 1200 updates, so more than half of each network that was measured had never been
+# trained. (Of the main network it is $0.9995^{12000} = 0.002$.) A decay goes with the length of a training: whoever shortens
+# the one must shorten the memory of the other.
+#
 # ## CIFAR-10
 #
 # The paper's own experiment. The `paper` profile has its network and its settings: 800 000 updates of 128 photographs, half of
@@ -1794,10 +1823,12 @@ show_sheet(
 #
 # * **MNIST** does not occur in the paper. Network, batch, decay of the average and the course of the rate are ours. After the
 #   {result}`variant-updates` of the trial the test loss is {result}`loss-plain` with our rate and {result}`loss-slow` with the
-#   paper's. Pixels are folded so that the net works at a lower resolution, and the groups of the normalisation are 8, not 32,
+#   paper's; in the long runs, where the trial has {result}`variant-updates@long` updates and the rate is half as large,
+#   {result}`loss-plain@long` and {result}`loss-slow@long`. Pixels are folded so that the net works at a lower resolution, and the groups of the normalisation are 8, not 32,
 #   because our nets are narrow.
 # * **In the official code and not in the paper's list**: warm-up (without: {result}`loss-unwarmed`), the cut of the gradient
-#   (without: {result}`loss-uncut`), $\sigma_1^2=\tilde\beta_2$ for the likelihood, and the clipping of $\mathbf x_0$ to
+#   (without: {result}`loss-uncut`; in one of the three long runs that trial went astray, and their mean is
+#   {result}`loss-uncut@long` against {result}`loss-plain@long`), $\sigma_1^2=\tilde\beta_2$ for the likelihood, and the clipping of $\mathbf x_0$ to
 #   $[-1, 1]$ in sampling and coding. Without clipping the code length is {result}`code-unclipped` in place of
 #   {result}`bound-simple` bits.
 # * **The bound as a loss** is in bits a value, one term at a time, as in the official code. The scale matters, since the
