@@ -160,8 +160,7 @@ def _is_showing(node: ast.AST) -> bool:
 
 def for_download(page: NotebookNode, chapter: str, results: Results) -> NotebookNode:
     """The notebook as a reader opens it elsewhere: numbers in the prose, no directives of the
-    page, and of each figure the light variant, as text, since only the book's style hides the
-    other."""
+    page, and of each picture its description, since running the notebook draws it."""
     copy = nbformat.from_dict(page)
 
     def printed(match: re.Match[str]) -> str:
@@ -177,6 +176,6 @@ def for_download(page: NotebookNode, chapter: str, results: Results) -> Notebook
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
-                data["text/html"] = pictures.as_text(ONLY_DARK.sub("", data["text/html"]))
+                data["text/html"] = pictures.described(ONLY_DARK.sub("", data["text/html"]))
     copy.cells = [cell for cell in copy.cells if cell.source]
     return copy

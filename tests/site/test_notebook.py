@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from genbook import ledger, runs
+from genbook import ledger, plotting, runs
 from genbook.site import notebook, stage
 from genbook.site.errors import SiteError
 from genbook.site.lookup import Results
@@ -154,6 +154,19 @@ def test_the_download_has_numbers_instead_of_roles(executed, source, at_toy):
     assert "only-light" in html
     assert "only-dark" not in html
     nbformat.validate(copy)
+
+
+def test_the_download_has_descriptions_instead_of_pictures(executed, source, at_toy):
+    page = notebook.page("toy", source, executed)
+    shown = plotting.Shown({"light": b"<svg/>", "dark": b"<svg/>"}, alt="A < B", caption="Letters.")
+    output = nbformat.v4.new_output("display_data", {"text/html": shown._repr_html_()})
+    next(cell for cell in page.cells if cell.cell_type == "code").outputs = [output]
+    results = Results(collect("smoke", stage.fresh_runs("smoke")))
+    copy = notebook.for_download(page, "toy", results)
+    (html,) = next(c for c in copy.cells if c.cell_type == "code").outputs[0].data.values()
+    assert html.count("[Picture: A &lt; B]") == 1  # once, not once a theme
+    assert "Letters." in html
+    assert "<img" not in html
 
 
 def test_the_site_and_the_ledger_command_choose_the_same_run(at_toy, monkeypatch):
