@@ -1666,8 +1666,8 @@ Table(
 # {result}`wide-uniform-0`, as wide as the prior. The decoder's answers in the holes are squares of some grey, because it has never
 # learnt to draw anything else, and a single sample betrays nothing. But the grey levels of decoded draws of the prior are not those
 # of the data. Their distribution functions are up to {result}`grey-gap-deterministic` points apart, with noise
-# {result}`grey-gap-uniform`, and {result}`grey-gap-floor` is what 2000 perfect draws would show. In the long run, with wider networks and five
-# times the updates, the gap without noise is {result}`grey-gap-deterministic@long` points, less than the rule asks for, and that claim is missed there: the
+# {result}`grey-gap-uniform`, and {result}`grey-gap-floor` is what 2000 perfect draws would show. In the long run, with wider networks and nearly
+# seven times the updates, the gap without noise is {result}`grey-gap-deterministic@long` points, less than the rule asks for, and that claim is missed there: the
 # holes are as large, {result}`hole-deterministic@long` %, but on data with one degree of freedom a decoder learns to fill them with
 # greys in the right proportions. In a harder data set it would have to make up pictures there.
 #
