@@ -1312,6 +1312,11 @@ Table(
 )
 
 # %% [markdown]
+# After the {result}`trial-updates` updates of this profile the codes of the WAE know {result}`told-mmd-two` nats of their pictures, those of
+# the VAE {result}`told-vae-two`. That is a matter of time: where the charge is on all codes together, they go on learning about their pictures for
+# longer. After the {result}`trial-updates@long` updates of the long run it is {result}`told-mmd-two@long` against
+# {result}`told-vae-two@long`, the order of the argument.
+#
 # ### Between the paper and its code
 #
 # The official code does some things that the paper's algorithms do not say: a factor on the squared error, seven kernels, noise on
