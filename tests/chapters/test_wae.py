@@ -68,7 +68,7 @@ def test_surgery_of_codes_whose_two_parts_are_known(taken: Any) -> None:
 
 
 def test_carried_is_the_best_permutation_of_every_set(taken: Any) -> None:
-    carried = taken("carried")["carried"]
+    carried = taken(*SETTINGS, "carried")["carried"]
     a, b = drawn(4, 12, 2), drawn(5, 12, 2) + 1.0
     best = []
     for part in (slice(0, 6), slice(6, 12)):
