@@ -896,7 +896,7 @@ Table(["", "bits a value", "near a heap, %"], [*rows, of_the_data])
 # {result}`plane-bits-eps-bound` bits and the simple loss {result}`plane-bits-eps-simple`. Over the three seeds of the long runs,
 # trained as long, it is {result}`plane-bits-eps-bound@long` and {result}`plane-bits-eps-simple@long`: the order depends on the
 # seed, and the claim that dropping the weights costs code length is missed there. These trainings are a quarter as long as the
-# one above, and every bound still lies most of a bit above the floor. Predicting the mean is worse than predicting the
+# one above, and every bound still lies more than half a bit above the floor. Predicting the mean is worse than predicting the
 # noise with every loss and every seed.
 #
 # ## Digits
@@ -1216,8 +1216,8 @@ claims.judge(
 # %% [markdown]
 # With the average {result}`confident-small-30` % are confident and the distance is {result}`distance-small-30`, with the last
 # weights {result}`confident-last` % and {result}`distance-last`. In the long runs the distances are
-# {result}`distance-small-30@long` and {result}`distance-last@long`: after a rate that has fallen to zero, the last weights
-# hardly move any more, and the average has little left to do.
+# {result}`distance-small-30@long` and {result}`distance-last@long`: the average is ahead by less than the spread over the seeds. (The rate has
+# fallen to zero there, which leaves an average less to do.)
 #
 # ### A code that sends the important things first
 #
