@@ -4,6 +4,10 @@ A run of a chapter is named by its code cells, its claims file, the library file
 reach, its parameters, its data, the lock file and the versions of Python and torch.  Prose, cell
 metadata, the command line, the site and this package are left out, so that editing them does not
 run anything again.
+
+The settings of the profiles that are not the run's own are a part of their own: a page prints
+them, so its run is made again when they change, but no number depends on them, and a recorded run
+stands when only another profile was changed.
 """
 
 from __future__ import annotations
@@ -101,12 +105,15 @@ def identity(
     claims_path = path.with_name(f"{request.chapter}.claims.toml")
     claims = ledger.read_claims(request.chapter, root)
     lock = root / "requirements.txt"
+    reached = import_closure(request.chapter, [c.source for c in cells], package)
     sources = {
         f"chapters/{request.chapter}.py": text.encode(),
         f"chapters/{request.chapter}.claims.toml": claims_path.read_bytes(),
     }
+    own, others = zip(*(by_profile(c.source, request.profile) for c in cells), strict=True)
     parts = {
-        "code cells": digest(json.dumps([parameters, *(c.source for c in cells)]).encode()),
+        "code cells": digest(json.dumps([parameters, *own]).encode()),
+        "other profiles": digest("".join(others).encode()),
         "claims": digest(sources[f"chapters/{request.chapter}.claims.toml"]),
         "profile": request.profile,
         "seed": str(request.seed),
@@ -116,7 +123,7 @@ def identity(
         "python": platform.python_version(),
         "torch": _version("torch"),
     }
-    for file in import_closure(request.chapter, [c.source for c in cells], package):
+    for file in reached:
         content = file.read_bytes()
         name = f"genbook/{file.relative_to(package).as_posix()}"
         sources[name] = content
@@ -130,6 +137,30 @@ def identity(
     for name in (*claims.data, *claims.optional_data):
         parts[f"data {name}"] = (fingerprints or {}).get(name) or _fingerprint(name)
     return Identity(hash_of(parts), parts, sources)
+
+
+def by_profile(source: str, profile: str) -> tuple[str, str]:
+    """The source of a code cell without the settings of other profiles, and these settings: the
+    entries of `PROFILES = {"smoke": Profile(...), ...}` with another key, which begin and end
+    lines of their own (ChapterError otherwise)."""
+    lines = source.splitlines()
+    others: list[str] = []
+    for node in ast.parse(source).body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)):
+            continue
+        if [t.id for t in node.targets if isinstance(t, ast.Name)] != ["PROFILES"]:
+            continue
+        entries = [*zip(node.value.keys, node.value.values, strict=True)]
+        starts = [key.lineno for key, _ in entries if key]
+        stops = [node.lineno, *(value.end_lineno for _, value in entries)]
+        if any(start == stop for start, stop in zip(starts, stops, strict=False)):
+            raise ChapterError("PROFILES: each profile needs lines of its own")
+        for key, value in reversed(entries):
+            if isinstance(key, ast.Constant) and key.value != profile:
+                place = slice(key.lineno - 1, value.end_lineno)
+                others[:0] = lines[place]
+                del lines[place]
+    return "\n".join(lines), "\n".join(others)
 
 
 def _fingerprint(name: str) -> str:

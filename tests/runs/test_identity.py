@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jupytext
 import pytest
 
 from genbook.runs.chapter import ChapterError, code_cells, split
-from genbook.runs.identity import PACKAGE, Request, identity, import_closure
+from genbook.runs.identity import PACKAGE, Request, by_profile, identity, import_closure
 
 SMOKE = Request("tiny")
 
@@ -60,6 +61,52 @@ def test_code_claims_and_lock_rename_a_run(
     after = identity(SMOKE)
     assert after.hash != before.hash
     assert [p for p in after.parts if after.parts[p] != before.parts[p]] == [part]
+
+
+SETTINGS = """
+PROFILES = {
+    "smoke": dict(
+        updates=1, size=2,
+    ),
+    "book": dict(updates=10, size=2),
+    "long": dict(updates=100, size=2),
+}
+cfg = PROFILES[profile]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("updates=10,", "updates=20,", "other profiles"),
+        ("updates=100,", "updates=20,", "other profiles"),
+        ("updates=1,", "updates=20,", "code cells"),
+        ("cfg = PROFILES[profile]", "cfg = PROFILES['long']", "code cells"),
+        ('    "long": dict(updates=100, size=2),\n', "", "other profiles"),
+    ],
+)
+def test_settings_of_other_profiles_are_a_part_of_their_own(
+    project: Path, chapter: Callable[[str], None], old: str, new: str, part: str
+) -> None:
+    chapter(SETTINGS)
+    before = identity(SMOKE)
+    edit(project / "chapters" / "tiny.py", old, new)
+    after = identity(SMOKE)
+    assert [p for p in after.parts if after.parts[p] != before.parts[p]] == [part]
+    assert after.hash != before.hash
+
+
+def test_settings_are_split_by_whole_lines() -> None:
+    lines = SETTINGS.splitlines()
+    own, others = by_profile(SETTINGS, "book")
+    assert own.splitlines() == [*lines[:2], lines[5], *lines[7:]]
+    assert others.splitlines() == [*lines[2:5], lines[6]]
+    assert by_profile("x = {'book': 1}", "smoke") == ("x = {'book': 1}", "")
+    for crowded in ('"smoke": 1, "book": 2,\n}', '"smoke": 1,\n"book": 2, "long": 3}'):
+        with pytest.raises(ChapterError, match="lines of its own"):
+            by_profile("PROFILES = {\n" + crowded, "smoke")
+    with pytest.raises(ChapterError, match="lines of its own"):
+        by_profile('PROFILES = {"smoke": 1}', "smoke")
 
 
 @pytest.mark.parametrize(

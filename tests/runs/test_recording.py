@@ -105,6 +105,18 @@ def test_runs_of_other_code_are_refused_unless_wanted(
         runs.record("tiny", "long", even_if_changed=True)
 
 
+def test_recorded_runs_stand_when_another_profile_is_changed(
+    project: Path, chapter: Callable[[str], None]
+) -> None:
+    chapter('PROFILES = {\n    "book": 1,\n    "long": 2,\n}\n')
+    runs.execute([runs.Request("tiny", "long", engine="script")], quiet=True)
+    edit(project / "chapters" / "tiny.py", '"book": 1', '"book": 3')
+    runs.record("tiny", "long")
+    assert runs.recorded("tiny")[0].changed == ()
+    edit(project / "chapters" / "tiny.py", '"long": 2', '"long": 3')
+    assert runs.recorded("tiny")[0].changed == ("code cells",)
+
+
 def test_runs_of_another_machine_are_recorded_after_checks(
     long_runs: list[runs.Run], project: Path
 ) -> None:
