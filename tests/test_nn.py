@@ -78,9 +78,11 @@ def gradients_of(net: nn.Module, s: int) -> list[Tensor]:
     return found
 
 
+@pytest.mark.parametrize("outputs", [5, 1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_is_torchs_linear_net_by_net(bias: bool) -> None:
-    net, x, c = filled(Linear(S, 4, 5, bias=bias)), wanted(0, S, M, 4), drawn(1, S, M, 5)
+def test_linear_is_torchs_linear_net_by_net(bias: bool, outputs: int) -> None:
+    net, x = filled(Linear(S, 4, outputs, bias=bias)), wanted(0, S, M, 4)
+    c = drawn(1, S, M, outputs)
     (net(x) * c).sum().backward()
     assert x.grad is not None
     for s in range(S):
@@ -92,7 +94,7 @@ def test_linear_is_torchs_linear_net_by_net(bias: bool) -> None:
             same(found, p.grad)
     assert len(list(net.parameters())) == 1 + bias
     # Before it is filled it is 0, whatever x is.
-    assert not Linear(S, 4, 5, bias=bias).double()(x).any()
+    assert not Linear(S, 4, outputs, bias=bias).double()(x).any()
 
 
 def test_maxout_is_the_largest_of_its_pieces() -> None:

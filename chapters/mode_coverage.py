@@ -100,13 +100,13 @@ PROFILES = {
         stacked_updates=2, stacked_width=4, batch=16, judged=200, stacks=500,
     ),
     "book": Profile(
-        games=5, toy_updates=1_500, updates=3_000, density_updates=1_200, denoise_updates=3_000, few_steps=(1, 4),
-        few_updates=8_000, units=128, pacgan_updates=0, packings=(), style_updates=1_500, entropy_updates=1_500,
-        surjection_updates=1_500, classifier_updates=600, stacked_updates=0, unroll=False,
+        games=5, toy_updates=1_000, updates=2_000, density_updates=1_000, denoise_updates=2_500, few_steps=(1, 4),
+        few_updates=5_000, units=128, pacgan_updates=0, packings=(), style_updates=1_000, entropy_updates=1_000,
+        surjection_updates=1_200, classifier_updates=600, stacked_updates=0, unroll=False,
     ),
     "long": Profile(
         games=5, toy_updates=3_000, updates=10_000, density_updates=4_000, denoise_updates=10_000, few_steps=(1, 2, 4, 8),
-        few_updates=20_000, units=256, pacgan_updates=10_000, packings=(1, 2), style_updates=4_000, entropy_updates=5_000,
+        few_updates=20_000, units=128, pacgan_updates=6_000, packings=(1, 2), style_updates=4_000, entropy_updates=5_000,
         surjection_updates=10_000, classifier_updates=3_000, stacked_updates=0,
     ),
     "paper": Profile(
