@@ -103,6 +103,12 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option(help="Run again what is up to date.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="A dask scheduler, tcp://HOST:PORT or its file: one run a worker, --jobs aside."
+        ),
+    ] = None,
 ) -> None:
     """Execute chapters; print the folder of each finished run.
 
@@ -123,7 +129,7 @@ def run(
             for chapter in (runs.chapters() if every else names or ())
             for one in chosen
         ],
-        jobs, timeout, force, quiet,
+        jobs, timeout, force, quiet, cluster,
     )  # fmt: skip
 
 
@@ -133,6 +139,7 @@ def _execute(
     timeout: float | None,
     force: bool,
     quiet: bool,
+    cluster: str | None = None,
 ) -> None:
     """Make these runs and print their folders; errors end the command with their exit status."""
     from genbook import runs
@@ -140,7 +147,7 @@ def _execute(
     with reported():
         requests = [runs.Request(*one) for one in wanted]
         for finished in runs.execute(
-            requests, jobs=jobs, timeout=timeout, force=force, quiet=quiet
+            requests, jobs=jobs, timeout=timeout, force=force, quiet=quiet, cluster=cluster
         ):
             _note_stderr(finished.folder)
             typer.echo(str(finished.folder))

@@ -7,21 +7,25 @@ their part folders stay, and the next call goes on from them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genbook import ledger
 from genbook.runs import store, worker
 from genbook.runs.chapter import data_of
 from genbook.runs.identity import PACKAGE, Identity, Request, identity
 from genbook.runs.progress import Display, Follower
+
+if TYPE_CHECKING:
+    from genbook.runs.cluster import Cluster
 
 WORKER = "import sys; from genbook.runs.worker import main; sys.exit(main())"
 POLL_SECONDS = 0.25
@@ -37,6 +41,25 @@ class RunFailedError(Exception):
         self.timed_out = timed_out
 
 
+def start_process(job: bytes, root: Path) -> subprocess.Popen[bytes]:
+    """A worker process for a run; what it says can be read without waiting."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", WORKER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, "GENBOOK_ROOT": str(root)},
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(job)
+    process.stdin.flush()
+    for stream in (process.stdout, process.stderr):
+        os.set_blocking(stream.fileno(), False)
+    return process
+
+
 @dataclass
 class Task:
     """A request on its way: `queued`, `waiting`, `running`, then `done`, `kept` or `failed`."""
@@ -46,6 +69,7 @@ class Task:
     why: str = ""
     state: str = "queued"
     folder: Path | None = None
+    where: str = ""  # the machine of a cluster that has it
     failure: str = ""
     timed_out: bool = False
     follower: Follower = field(default_factory=Follower)
@@ -55,20 +79,8 @@ class Task:
 
     def start(self, force: bool, timeout: float | None) -> None:
         """Start the worker; its events and the end of its life are seen by `poll`."""
-        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path, "GENBOOK_ROOT": str(ledger.ROOT)},
-            start_new_session=True,
-        )  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._process.stdin.write(worker.job(self.request, self.identity, force, timeout))
-        self._process.stdin.flush()
-        for stream in (self._process.stdout, self._process.stderr):
-            os.set_blocking(stream.fileno(), False)
+        job = worker.job(self.request, self.identity, force, timeout)
+        self._process = start_process(job, ledger.ROOT)
         self.state = "running"
         self.follower.begin()
 
@@ -97,8 +109,11 @@ class Task:
             case "finished":
                 self.state = "done" if event["new"] else "kept"
                 self.folder = Path(event["folder"])
+            case "accepted":
+                self.state, self.where = "running", event["where"]
             case "changed":
-                self._fail("its source changed at the moment it was started; start it again")
+                where = f"on {self.where} it has another state of" if self.where else "changed:"
+                self._fail(f"not the run that was asked for; {where} {', '.join(event['parts'])}")
             case "failed":
                 self._explain(Path(event["part"]), Path(event["failure"]))
 
@@ -137,18 +152,22 @@ def execute(
     timeout: float | None = None,
     force: bool = False,
     quiet: bool = False,
+    cluster: str | None = None,
 ) -> list[store.Run]:
     """Make these runs, `jobs` side by side, and return them in order; those that are finished
-    already are not run again unless `force`.
+    already are not run again unless `force`.  With the address of a dask scheduler they all go to
+    its `cluster`, which has as many side by side as it has workers.
 
     `timeout` is a wall-clock limit in seconds for each run. All requests are tried before
     `RunFailedError` tells of those that failed. Missing data is fetched first.
     """
-    tasks = [_task(request, force) for request in dict.fromkeys(requests)]
-    _fetch(tasks, quiet)
-    with Display(quiet) as display:
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(_cluster(cluster)).task if cluster else Task
+        tasks = [_task(new, request, force) for request in dict.fromkeys(requests)]
+        _fetch(tasks, quiet)
+        display = stack.enter_context(Display(quiet))
         try:
-            _run(tasks, jobs, timeout, force, display)
+            _run(tasks, len(tasks) if cluster else jobs, timeout, force, display)
         finally:
             for task in tasks:
                 task.cancel()
@@ -160,10 +179,16 @@ def execute(
     return [store.read(task.folder) for task in tasks if task.folder is not None]
 
 
-def _task(request: Request, force: bool) -> Task:
+def _cluster(address: str) -> Cluster:
+    from genbook.runs.cluster import Cluster  # imports dask, which nothing else needs
+
+    return Cluster(address)
+
+
+def _task(new: Callable[[Request, Identity], Task], request: Request, force: bool) -> Task:
     name = identity(request)
     folder = store.folder_of(request, name)
-    task = Task(request, name)
+    task = new(request, name)
     if folder.is_dir() and not force:
         store.read(folder)
         task.state, task.folder = "kept", folder

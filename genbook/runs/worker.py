@@ -153,8 +153,9 @@ def main() -> int:
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_scheduler, daemon=True).start()
     worker = Worker(job)
-    if worker.identity.hash != job["hash"]:
-        _event("changed")
+    parts = worker.identity.parts
+    if changed := sorted(k for k in {*parts, *job["parts"]} if parts.get(k) != job["parts"].get(k)):
+        _event("changed", parts=changed)
         return FAILED
     return worker.run()
 
@@ -162,7 +163,7 @@ def main() -> int:
 def job(request: Request, name: Identity, force: bool, timeout: float | None) -> bytes:
     """The first line of a worker's standard input."""
     content = {
-        "request": asdict(request), "hash": name.hash, "data": name.data,
+        "request": asdict(request), "parts": dict(name.parts), "data": name.data,
         "force": force, "timeout": timeout,
     }  # fmt: skip
     return json.dumps(content).encode() + b"\n"

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from distributed import Client, LocalCluster
 
 from genbook import runs
-from genbook.runs import store
+from genbook.runs import cluster, store
 from genbook.runs.identity import PACKAGE
 from genbook.runs.progress import Follower, clock, line
 from genbook.runs.schedule import Task
@@ -226,3 +229,94 @@ def test_a_line_says_what_is_left(project: Path, tmp_path: Path) -> None:
     assert [clock(s) for s in (None, 41.2, 200, 7500)] == [
         "?", "41 s", "3 min 20 s", "2 h 05 min",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[str]:
+    """The address of a scheduler with two workers, each a process that takes one run."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as here:
+        yield here.scheduler_address
+
+
+def test_a_cluster_leaves_the_files_of_a_local_run(project: Path, dask: str) -> None:
+    requests = [runs.Request("tiny", seed=seed, engine="script") for seed in (0, 1, 2)]
+    there = runs.execute(requests, cluster=dask, quiet=True)
+    assert [run.record["seed"] for run in there] == [0, 1, 2]
+    found = [(run.folder, (run.folder / "record.json").read_bytes()) for run in there]
+    files = [sorted(p.name for p in run.folder.rglob("*")) for run in there]
+    here = runs.execute(requests, force=True, quiet=True)
+    assert [(run.folder, (run.folder / "record.json").read_bytes()) for run in here] == found
+    assert [sorted(p.name for p in run.folder.rglob("*")) for run in here] == files
+
+
+def test_a_run_whose_worker_is_killed_is_finished_by_another(
+    project: Path, chapter: Callable[[str], None], dask: str
+) -> None:
+    chapter(SLOW.replace("STEPS", "40"))
+    process = genbook(project, "run", "tiny", "--engine", "script", "--cluster", dask)
+    wait_for(lambda: steps() >= 15)
+    pid = chapter_pid()
+    psutil.Process(pid).parents()[1].kill()  # of the chapter: the run's process, dask's worker
+    said, errors = process.communicate(timeout=40)
+    assert process.returncode == 0, errors
+    assert not alive(pid)
+    run = runs.find(runs.Request("tiny", engine="script"))
+    assert run is not None
+    assert said.strip() == str(run.folder)
+    assert run.provenance["attempts"] == 2
+    assert run.record["values"]["from"]["value"] >= 15
+
+
+def test_an_interrupt_ends_the_runs_of_a_cluster(
+    project: Path, chapter: Callable[[str], None], dask: str
+) -> None:
+    chapter(SLOW.replace("STEPS", "400"))
+    process = genbook(project, "run", "tiny", "--seeds", "0..5", "--engine", "script",
+                      "--cluster", dask)  # fmt: skip
+    wait_for(lambda: steps() >= 3)
+    pid = chapter_pid()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    wait_for(lambda: not alive(pid), 5.0)
+    before = len(list(store.store().glob("*.part")))
+    time.sleep(1.0)
+    assert len(list(store.store().glob("*.part"))) == before <= 2
+
+
+def test_a_failure_on_a_cluster_is_told_as_a_local_one(
+    project: Path, chapter: Callable[[str], None], dask: str
+) -> None:
+    chapter("\n# %%\nassert seed != 1\n")
+    requests = [runs.Request("tiny", seed=seed, engine="script") for seed in (0, 1)]
+    with pytest.raises(runs.RunFailedError, match="tiny smoke seed 1: code cell 3 failed"):
+        runs.execute(requests, cluster=dask, quiet=True)
+    assert runs.find(requests[0]) is not None
+
+
+def test_another_state_of_the_sources_is_refused(
+    project: Path, chapter: Callable[[str], None], dask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")  # of this process alone
+    with pytest.raises(runs.RunFailedError, match="another state of python"):
+        runs.execute([runs.Request("tiny", engine="script")], cluster=dask, quiet=True)
+
+
+def test_a_run_on_a_gpu_asks_the_cluster_for_one(
+    project: Path, dask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(Client, "submit", lambda *_, resources, **__: asked.append(resources))
+    with cluster.Cluster(dask) as connected:
+        for device in ("cpu", "cuda", "cuda:1"):
+            request = runs.Request("tiny", device=device)
+            connected.task(request, runs.identity(request)).start(False, None)
+    assert asked == [None, {"GPU": 1}, {"GPU": 1}]
+
+
+def test_without_a_scheduler_the_message_says_so(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    with pytest.raises(runs.ChapterError, match=r"no dask scheduler at tcp://127\.0\.0\.1:9"):
+        runs.execute([runs.Request("tiny")], cluster="tcp://127.0.0.1:9", quiet=True)
