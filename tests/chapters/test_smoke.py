@@ -1,4 +1,4 @@
-"""Every chapter at smoke: by papermill, as a script, and once more by nbval, strictly.
+"""Every chapter at smoke: by papermill, as a script, and once more, killed, by nbval, strictly.
 
 A run that `make smoke` has made already is taken from the store.
 """
@@ -6,7 +6,9 @@ A run that `make smoke` has made already is taken from the store.
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,15 +56,47 @@ def test_the_script_engine_finds_the_same(name: str) -> None:
     assert verdicts[0] == verdicts[1]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from genbook import training
+from genbook.runs.chapter import code_cells
+
+save, left = training.Training.save, int(sys.argv[2])
+
+def save_and_die(self):
+    global left
+    save(self)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training.Training.save = save_and_die
+training.SECONDS_BETWEEN_CHECKPOINTS = -1.0  # after every update
+path = Path(sys.argv[1])
+names = {"__name__": "__main__"}
+for cell in code_cells(path.stem, path.read_text(encoding="utf-8"))[0]:
+    exec(compile(cell.source, str(path), "exec", dont_inherit=True), names)
+"""
+
+
 @pytest.mark.parametrize("name", runs.chapters())
-def test_a_second_run_prints_the_same(name: str, tmp_path: Path) -> None:
-    """nbval, strict: every output of the executed notebook is compared with that of a new run."""
+def test_a_second_run_killed_and_resumed_prints_the_same(name: str, tmp_path: Path) -> None:
+    """nbval, strict: a run is killed at some update of some training, another goes on from what it
+    left, and every output is compared with that of the executed notebook, which ran unbroken."""
     notebook = tmp_path / f"{name}.ipynb"
     shutil.copy(smoke(name, "papermill").notebook, notebook)
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
         "GENBOOK_RUN_DIR": str(tmp_path / "run"), "IPYTHONDIR": str(tmp_path / "ipython"),
     }  # fmt: skip
+    saves = random.randrange(3, 60)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(runs.chapter_path(name)), str(saves)],
+        env={**environment, "MPLBACKEND": "Agg"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
     environment.pop("MPLBACKEND", None)
     done = subprocess.run(
         [
@@ -71,7 +105,7 @@ def test_a_second_run_prints_the_same(name: str, tmp_path: Path) -> None:
         ],
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
+    assert done.returncode == 0, f"killed after {saves} updates\n{done.stdout[-6000:]}"
 
 
 def test_frey_face_runs_when_the_reader_brings_it(
