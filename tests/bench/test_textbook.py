@@ -1,14 +1,13 @@
-"""The benchmark: both ways do the same work, and what it finds has its form."""
+"""AEVB training, ours and the textbook's: one loss, one step, one start."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
 from torch import Tensor
 
-from genbook import aevb, bench, data
+from genbook import aevb, data
+from genbook.bench import textbook as bench
 
 
 @pytest.fixture
@@ -64,60 +63,6 @@ def test_both_ways_have_one_loss_and_take_one_step(mnist, shared_noise, monkeypa
         # Adagrad does not see that one loss is a mean and the other a sum.  A step is 0.02, and
         # the sign of a tiny first gradient may differ by rounding in a few weights.
         assert ((a - b).abs() < 1e-3).float().mean() > 0.999
-
-
-def short_runs(monkeypatch) -> None:
-    """A few steps only, after which the bounds of two runs are still far apart."""
-    monkeypatch.setattr(bench, "WARM_UP", 1)
-    monkeypatch.setattr(bench, "NATS_APART", float("inf"))
-
-
-def test_a_tiny_benchmark_has_its_keys_and_leaves_no_trace(mnist, monkeypatch, tmp_path):
-    monkeypatch.setenv("GENBOOK_RUN_DIR", str(tmp_path))
-    short_runs(monkeypatch)
-    threads = torch.get_num_threads()
-    other = 2 if threads == 1 else 1
-    found = bench.bench(mnist, threads=[other], turns=3, steps=4)
-    assert json.loads(json.dumps(found)) == found
-    assert set(found) >= {"what", "networks", "batch", "optimizer", "turns", "steps", "machine"}
-    assert set(found["machine"]) >= {"processor", "cores", "torch", "python"}
-    (row,) = found["comparisons"]
-    assert row["threads"] == other
-    assert set(row) == {"threads", "ours", "textbook", "ratio", "lowest", "highest"}
-    for way in ("ours", "textbook"):
-        assert len(row[way]["turns"]) == 3
-        assert min(row[way]["turns"]) <= row[way]["images_per_second"] <= max(row[way]["turns"])
-        assert row[way]["bound"] < 0
-    turns = zip(row["ours"]["turns"], row["textbook"]["turns"], strict=True)
-    ratios = sorted(fast / slow for fast, slow in turns)
-    assert [row["lowest"], row["ratio"], row["highest"]] == pytest.approx(ratios)
-    assert torch.get_num_threads() == threads
-    assert not list(tmp_path.iterdir())
-
-
-def test_unequal_work_is_refused(mnist, monkeypatch):
-    monkeypatch.setattr(bench, "WARM_UP", 1)
-    monkeypatch.setattr(bench.Textbook, "train", lambda self, steps: None)
-    with pytest.raises(RuntimeError, match="not equal work: bounds -"):
-        bench.bench(mnist, threads=[1], turns=1, steps=8)
-
-
-def test_the_command_prints_json_or_a_table(mnist, monkeypatch, capsys):
-    short_runs(monkeypatch)
-    monkeypatch.setattr(bench.data, "load", lambda name: mnist)
-    options = ["--threads", "1", "--turns", "1", "--steps", "2"]
-    bench.main([*options, "--json"])
-    assert json.loads(capsys.readouterr().out)["comparisons"][0]["threads"] == 1
-    bench.main(options)
-    assert "textbook" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("wrong", [["--threads", "many"], ["--threads", "0"], ["--turns", "0"]])
-def test_a_wrong_option_is_refused(wrong, capsys):
-    with pytest.raises(SystemExit) as stop:
-        bench.main(wrong)
-    assert stop.value.code == 2
-    assert "genbook bench: error:" in capsys.readouterr().err
 
 
 def test_both_ways_start_from_one_model():

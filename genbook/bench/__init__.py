@@ -1,0 +1,145 @@
+"""`genbook bench`: how fast the book's code is beside what people use today, on this machine.
+
+Each line is one comparison at equal work. Two programs take turns, one thread each, so that a busy
+machine slows both; the ratio is the median over turns. Memory is what the work took beside what the
+process had before. The other packages live in an environment of their own (--install).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from genbook.bench import peers, turns
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A program of the folder programs, and what it is compared with.
+
+    `agree` says how far apart what both sides find may be: work that is not equal is an error.
+    """
+
+    what: str
+    peer: str
+    sizes: dict[str, Any]
+    turns: int
+    agree: dict[str, float]
+    foreign: bool = True  # the peer is a package of the other environment
+
+
+SHARES = ("precision", "recall", "density", "coverage")
+# 15 nats are twice the distance of two seeds after some hundred steps; prdc works in single
+# precision, which moves points on the rim of a ball.
+ENTRIES = {
+    "aevb_textbook": Entry(
+        "AEVB training, 100 batches of 100 digits", "a textbook loop with a DataLoader",
+        {"steps": 100}, 9, {"bound": 15.0}, foreign=False,
+    ),
+    "aevb_training": Entry(
+        "AEVB training, a pass over 10 000 images", "pythae's trainer",
+        {"images": 10_000}, 9, {"weights": 0.0},
+    ),
+    "unet_step": Entry(
+        "U-Net of diffusion, a training step of 8", "denoising-diffusion-pytorch",
+        {"batch": 8}, 9, {},
+    ),
+    "neighbour_shares": Entry(
+        "precision, recall, density, coverage: 10 000 points in 64 dimensions", "prdc",
+        {"points": 10_000, "dims": 64}, 3, dict.fromkeys(SHARES, 1e-3),
+    ),
+    "frechet_statistics": Entry(
+        "Fréchet distance: 10 000 points in 2048 dimensions", "torch-fidelity",
+        {"points": 10_000, "dims": 2_048}, 3, {"distance": 1e-3},
+    ),
+    "parzen_window": Entry(
+        "Parzen window: 100 images, 10 000 samples", "numpy",
+        {"tests": 100, "samples": 10_000}, 5, {"mean": 1e-6}, foreign=False,
+    ),
+}  # fmt: skip
+
+
+def compare(names: Sequence[str], *, most_turns: int | None = None) -> list[turns.Comparison]:
+    """The comparisons of these names."""
+    found = []
+    for name in names:
+        entry = ENTRIES[name]
+        python = peers.python() if entry.foreign else Path(sys.executable)
+        number = min(entry.turns, most_turns or entry.turns)
+        print(f"{entry.what}: {number} turns", file=sys.stderr, flush=True)
+        row = turns.compare(name, entry.peer, entry.sizes, python=python, turns=number)
+        for key, apart in entry.agree.items():
+            if not abs(row.ours.found[key] - row.peer.found[key]) <= apart:
+                both = f"{row.ours.found[key]:g} and {row.peer.found[key]:g}"
+                raise turns.ProgramError(f"{name}: not equal work: {key} {both}")
+        found.append(row)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures hold for."""
+    import torch
+
+    from genbook.runs.provenance import processor
+
+    return {**processor(), "python": platform.python_version(), "torch": torch.__version__}
+
+
+def show(found: Sequence[turns.Comparison], on: dict[str, Any]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="The book's code beside other packages, one thread each",
+        caption=f"{on['processor']}, torch {on['torch']}, Python {on['python']}",
+    )
+    for column in ("what", "beside", "ours, s", "theirs, s", "ratio", "spread", "memory, MiB"):
+        table.add_column(column)
+    for row in found:
+        table.add_row(
+            ENTRIES[row.name].what,
+            row.peer_name,
+            f"{row.ours.median:.3g}",
+            f"{row.peer.median:.3g}",
+            f"{row.ratio:.2f}",
+            f"{row.lowest:.2f} to {row.highest:.2f}",
+            f"{row.ours.memory:,.0f} / {row.peer.memory:,.0f}",
+        )
+    Console().print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of `genbook bench`."""
+    parser = argparse.ArgumentParser(
+        prog="genbook bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    known = "\n".join(f"{name}: {entry.what} ({entry.peer})" for name, entry in ENTRIES.items())
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all, and textbook\n{known}"
+    )
+    parser.add_argument("--install", action="store_true", help="make the environment of the others")
+    parser.add_argument("--turns", type=int, help="at most so many turns of each side")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    chosen = parser.parse_args(argv)
+    if unknown := [name for name in chosen.names if name not in ENTRIES]:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(ENTRIES)}")
+    if chosen.turns is not None and chosen.turns < 1:
+        parser.error("a comparison needs a turn")
+    try:
+        if chosen.install:
+            peers.install()
+            return
+        found = compare(chosen.names or [*ENTRIES], most_turns=chosen.turns)
+    except (peers.PeersError, turns.ProgramError) as error:
+        parser.exit(1, f"genbook bench: {error}\n")
+    if chosen.json:
+        print(json.dumps({"machine": machine(), "comparisons": [asdict(row) for row in found]}))
+    else:
+        show(found, machine())

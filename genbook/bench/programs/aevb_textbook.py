@@ -1,0 +1,34 @@
+"""AEVB on MNIST, 784-500-20: the chapter's loop against the one of the textbooks (see
+genbook.bench.textbook), from the same weights."""
+
+import os
+import tempfile
+
+import harness
+
+
+def side(kind, sizes):
+    import torch
+
+    os.environ["GENBOOK_RUN_DIR"] = tempfile.mkdtemp()
+    from genbook import data
+    from genbook.bench import textbook
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    mnist = data.load("mnist")
+    way = getattr(textbook, kind)(mnist, textbook.new_vae())
+    x = mnist.test_images[:2_000].flatten(1).float() / 255.0
+    return lambda: way.train(sizes["steps"]), lambda: {"bound": way.bound(x)}
+
+
+def ours(sizes):
+    return side("Ours", sizes)
+
+
+def peer(sizes):
+    return side("Textbook", sizes)
+
+
+if __name__ == "__main__":
+    harness.main({"ours": ours, "peer": peer})

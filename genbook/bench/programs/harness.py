@@ -1,0 +1,41 @@
+"""What both sides of a comparison have in common: do the work when asked and say how long it took.
+
+The programs of this folder run in two environments, the book's and that of the peers: the peer's
+side imports nothing of the book, and this file imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Result = Mapping[str, float]
+Side = Callable[[Mapping[str, Any]], tuple[Callable[[], None], Callable[[], Result]]]
+
+
+def peak_mib() -> float:
+    """The largest memory that this process has had, by the kernel's count (Linux): getrusage's
+    starts with that of the process that started this one."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024.0
+
+
+def main(sides: Mapping[str, Side]) -> None:
+    """`python PROGRAM.py SIDE SIZES`: a turn for each line on standard input, its seconds as a line
+    on standard output; at the end of the input one JSON object: memory before and at most, and what
+    the work found.  A side is built from the sizes: what to do, and what it found."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a peer prints is no answer
+    work, result = sides[sys.argv[1]](json.loads(sys.argv[2]))
+    before = peak_mib()
+    print("ready", file=answers)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        work()
+        print(time.perf_counter() - started, file=answers)
+    print(json.dumps({"before": before, "peak": peak_mib(), "found": dict(result())}), file=answers)

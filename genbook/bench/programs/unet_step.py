@@ -1,0 +1,62 @@
+"""One training step of a U-Net of diffusion: the book's against denoising-diffusion-pytorch's, both
+64 channels wide with multiples 1, 2, 2, 2, on photographs of 32 x 32.
+
+The architectures differ (the peer has linear attention at every resolution and a convolution of
+7 x 7 at its entrance), so weights and the arithmetic of a step stand beside the time.
+"""
+
+import harness
+import numpy as np
+
+CHANNELS, MULTIPLES = 64, (1, 2, 2, 2)
+
+
+def steps(net, sizes):
+    """Simple loss, backward, Adam: what both sides do with their net."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    x, eps = (
+        torch.from_numpy(random.standard_normal((sizes["batch"], 3, 32, 32), np.float32))
+        for _ in "ab"
+    )
+    t = torch.arange(sizes["batch"]) * 7 % 1000 + 1
+    adam = torch.optim.Adam(net.parameters(), lr=2e-4)
+
+    def step():
+        loss = (net(x, t) - eps).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    def result():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        weights = sum(p.numel() for p in net.parameters())
+        return {"weights": weights, "gigaflop": counter.get_total_flops() / 1e9}
+
+    return step, result
+
+
+def ours(sizes):
+    from genbook import unet
+
+    return steps(unet.UNet(channels=CHANNELS, multipliers=MULTIPLES, groups=16, dropout=0.0), sizes)
+
+
+def peer(sizes):
+    import torch
+
+    # torchvision's own operators are not built for a processor, and nothing here calls them.
+    missing = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        missing.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from denoising_diffusion_pytorch import Unet
+
+    return steps(Unet(dim=CHANNELS, dim_mults=MULTIPLES), sizes)
+
+
+if __name__ == "__main__":
+    harness.main({"ours": ours, "peer": peer})

@@ -1,0 +1,105 @@
+"""The benchmark: two programs take turns, do equal work, and what is found has its form."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from genbook import bench, ledger
+from genbook.bench import peers, turns
+
+PYTHON = Path(sys.executable)
+SMALL = {"tests": 20, "samples": 300}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(bench.ENTRIES["parzen_window"], sizes=SMALL)
+    monkeypatch.setitem(bench.ENTRIES, "parzen_window", entry)
+
+
+def test_the_sides_take_turns_and_find_the_same() -> None:
+    found = turns.compare("parzen_window", "numpy", SMALL, python=PYTHON, turns=3)
+    assert found.ours.found["mean"] == pytest.approx(found.peer.found["mean"], rel=1e-12)
+    assert len(found.ours.seconds) == len(found.peer.seconds) == 3
+    both = zip(found.peer.seconds, found.ours.seconds, strict=True)
+    ratios = sorted(slow / fast for slow, fast in both)
+    assert [found.lowest, found.ratio, found.highest] == ratios
+    assert found.ours.median == sorted(found.ours.seconds)[1]
+    assert found.ours.memory >= 0
+    # Ten images of 784 values against 300 samples, in float64, twice.
+    assert found.peer.memory > 10 * 300 * 784 * 8 / 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "found"),
+    [
+        ("aevb_training", {"images": 300}, {"weights": 815_824}),
+        ("unet_step", {"batch": 1}, {"weights": 8_952_067}),
+        ("neighbour_shares", {"points": 50, "dims": 3}, {}),
+        ("frechet_statistics", {"points": 50, "dims": 3}, {}),
+    ],
+)
+def test_our_side_of_the_other_programs_works(
+    name: str, sizes: dict[str, int], found: dict[str, int]
+) -> None:
+    program = turns.Program(name, "ours", sizes, PYTHON)
+    program.ready()
+    assert program.turn() > 0
+    assert program.end()["found"].items() >= found.items()
+    assert program.process.wait(10) == 0
+
+
+def test_a_program_that_fails_says_why() -> None:
+    program = turns.Program("parzen_window", "ours", {"tests": 1}, PYTHON)
+    with pytest.raises(turns.ProgramError, match=r"parzen_window, ours: (?s:.*)'samples'"):
+        program.ready()
+
+
+def test_every_program_has_its_entry() -> None:
+    programs = {path.stem for path in turns.PROGRAMS.glob("*.py")} - {"harness"}
+    assert programs == set(bench.ENTRIES)
+
+
+def test_unequal_work_is_refused(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(bench.ENTRIES["parzen_window"], agree={"mean": -1.0})
+    monkeypatch.setitem(bench.ENTRIES, "parzen_window", entry)
+    with pytest.raises(turns.ProgramError, match="not equal work: mean -"):
+        bench.compare(["parzen_window"], most_turns=1)
+
+
+def test_the_command_prints_json_or_a_table(
+    small: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.main(["parzen_window", "--turns", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["machine"]) >= {"processor", "cores", "torch", "python"}
+    (row,) = found["comparisons"]
+    assert row["name"] == "parzen_window"
+    assert row["sizes"] == SMALL
+    assert len(row["peer"]["seconds"]) == 1
+    bench.main(["parzen_window", "--turns", "1"])
+    assert "numpy" in capsys.readouterr().out
+
+
+def test_without_the_other_packages_the_message_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["unet_step"])
+    assert stop.value.code == 1
+    assert "genbook bench --install" in capsys.readouterr().err
+    assert peers.folder() == tmp_path / "_build" / "peers"
+
+
+@pytest.mark.parametrize("wrong", [["nothing"], ["--turns", "0"]])
+def test_a_wrong_option_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        bench.main(wrong)
+    assert stop.value.code == 2
+    assert "genbook bench: error:" in capsys.readouterr().err
