@@ -23,7 +23,7 @@
 #
 # On a grid of 25 narrow modes a plain GAN ends with {result}`modes-plain` modes and a divergence of {result}`kl-plain` nats from an even
 # spread over them (0 is even, and a perfect sampler has {result}`floor-kl-25`), a mean over {result}`games` runs; packing two samples into
-# one input of the discriminator has {result}`kl-packed-2` nats, a penalty on its slope {result}`kl-slope`, and an autoregressive
+# one input of the discriminator has {result}`kl-packed-2` nats, adding a VAE's bound {result}`kl-bound`, and an autoregressive
 # model with an exact likelihood {result}`kl-autoregressive`. What holds, what could not be judged at this scale and what did not hold
 # is listed in [the ledger of this chapter](#the-ledger-of-this-chapter).
 
@@ -930,8 +930,8 @@ claims.judge("ring-packing", ours=column("kl", "ring-plain", "ring-packed-2"))
 # (±: one standard error of the mean over runs.) What evens the modes here is packing, {result}`kl-packed-2` nats by two and
 # {result}`kl-packed-4` by four where the plain game has {result}`kl-plain`, and a VAE's bound, that is data seen by the generator itself,
 # {result}`kl-bound` nats and {result}`modes-bound` modes. On the ring the plain game has {result}`modes-ring-plain` of 8 modes and the packed
-# one {result}`modes-ring-packed-2`. The slope penalty has {result}`kl-slope` nats but {result}`modes-slope` modes and
-# {result}`quality-slope` % of good samples: its rule is met, and on so few samples that says little.
+# one {result}`modes-ring-packed-2`. The slope penalty has {result}`kl-slope` nats, {result}`modes-slope` modes and
+# {result}`quality-slope` % of good samples; on so few a divergence says little, on whichever side of its rule it falls.
 #
 # The diversity term and mode seeking leave the divergence about where it was, {result}`kl-diversity` and {result}`kl-seeking`, and raise the share of
 # good samples to {result}`quality-diversity` and {result}`quality-seeking` %, where the plain game has {result}`quality-plain`. They were made
@@ -2039,8 +2039,8 @@ Table(
 # neighbours has {result}`kl-entropy-0.3` nats and {result}`quality-entropy-0.3` %, the contrastive term {result}`kl-contrast-0.3` and
 # {result}`quality-contrast-0.3` %, the diversity term {result}`kl-diversity-0.3` and {result}`quality-diversity-0.3` %. So one formula does not make one
 # thing. Of its two settings that were played, the diversity term leaves the modes more uneven than no term does, the contrastive one more even
-# (whether by the tenth of a nat that the claim asks for is in the ledger), and both raise quality. What evens them most is an estimate outside the formula, whose width follows the samples, and which is right about the
-# entropy. The formula's narrow kernel was not tried in the game.
+# (whether by the tenth of a nat that the claim asks for is in the ledger), and both raise quality. What evens them most is an estimate outside
+# the formula, whose width follows the samples, and which is right about the entropy. The formula's narrow kernel was not tried in the game.
 #
 # ## Half and half
 #

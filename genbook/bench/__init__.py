@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from genbook import ledger
 from genbook.bench import peers, turns
 
 
@@ -82,6 +83,34 @@ def compare(names: Sequence[str], *, most_turns: int | None = None) -> list[turn
     return found
 
 
+def record(found: Sequence[turns.Comparison], command: str) -> Path:
+    """Write the comparisons to book/recorded, sealed like recorded runs; the book's page of speed
+    shows them."""
+    from genbook.runs import provenance
+
+    content = {
+        "machine": machine(),
+        "command": command,
+        **provenance.commit(ledger.ROOT, ["genbook"]),
+        "comparisons": [{**asdict(row), "what": ENTRIES[row.name].what} for row in found],
+    }
+    path = recorded_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_json(path, {**content, "sha256": ledger.recorded_digest(content)})
+    return path
+
+
+def recorded_path() -> Path:
+    """Where the recorded comparisons are."""
+    return ledger.ROOT / "book" / "recorded" / "bench.json"
+
+
+def recorded() -> dict[str, Any] | None:
+    """The recorded comparisons; ClaimsError if they are not what `record` wrote."""
+    path = recorded_path()
+    return ledger.read_recorded(path) if path.exists() else None
+
+
 def machine() -> dict[str, Any]:
     """What the figures hold for."""
     import torch
@@ -121,12 +150,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="genbook bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     known = "\n".join(f"{name}: {entry.what} ({entry.peer})" for name, entry in ENTRIES.items())
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"default: all, and textbook\n{known}"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of\n{known}")
     parser.add_argument("--install", action="store_true", help="make the environment of the others")
     parser.add_argument("--turns", type=int, help="at most so many turns of each side")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--record", action="store_true", help="write book/recorded/bench.json")
     chosen = parser.parse_args(argv)
     if unknown := [name for name in chosen.names if name not in ENTRIES]:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(ENTRIES)}")
@@ -139,7 +167,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = compare(chosen.names or [*ENTRIES], most_turns=chosen.turns)
     except (peers.PeersError, turns.ProgramError) as error:
         parser.exit(1, f"genbook bench: {error}\n")
-    if chosen.json:
+    if chosen.record:
+        print(record(found, " ".join(["genbook bench", *(argv or sys.argv[1:])])))
+    elif chosen.json:
         print(json.dumps({"machine": machine(), "comparisons": [asdict(row) for row in found]}))
     else:
         show(found, machine())

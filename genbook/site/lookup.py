@@ -4,6 +4,7 @@
     results["chapters"][NAME]["title"]
     results["chapters"][NAME]["claims"]     by id: statement, source, published, rule, why, ...
     results["chapters"][NAME]["runs"]       by profile: the fresh run and the recorded ones
+    results["bench"]                        the recorded comparisons of speed, if there are any
 
 A run has `profile`, `seeds`, `recorded`, `claims` (id to ours, spread, verdict), `values`
 (name to value, spread, unit, format) and its provenance: `commit`, `dirty`, `changed` (sources that
@@ -58,6 +59,7 @@ class Results:
     def __init__(self, content: dict[str, Any]):
         self.profile: str = content["profile"]
         self.chapters: dict[str, Any] = content["chapters"]
+        self.bench: dict[str, Any] | None = content.get("bench")
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genbook import ledger, runs
+from genbook import bench, ledger, runs
 from genbook.site.errors import SiteError
 
 
 def collect(profile: str, fresh: Mapping[str, runs.Run]) -> dict[str, Any]:
     """The content of results.json for the chapters in `fresh` (its form: see `lookup`)."""
-    return {"profile": profile, "chapters": {name: _chapter(run) for name, run in fresh.items()}}
+    chapters = {name: _chapter(run) for name, run in fresh.items()}
+    return {"profile": profile, "chapters": chapters, "bench": bench.recorded()}
 
 
 def _chapter(run: runs.Run) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Sphinx extension: the role `{result}` and the directives `{ledger}`, `{scoreboard}`, `{run}`.
+"""Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{run}` and
+`{bench}`.
 
     {result}`nz20-bound`            the fresh run of this chapter
     {result}`aevb:nz20-bound`       of another chapter
@@ -112,6 +113,13 @@ class RunDirective(TableDirective):
         return tables.run_line(results, names)
 
 
+class BenchDirective(TableDirective):
+    """The recorded comparisons of speed."""
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return tables.bench(results)
+
+
 def read_results(app: Sphinx) -> None:
     app.config.genbook_results = Results.read(Path(app.srcdir) / "results.json")
 
@@ -121,5 +129,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("scoreboard", ScoreboardDirective)
     app.add_directive("run", RunDirective)
+    app.add_directive("bench", BenchDirective)
     app.connect("builder-inited", read_results)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

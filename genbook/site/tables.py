@@ -6,6 +6,7 @@ reads, so that mathematics in it is set like any other.
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from genbook import ledger as claims_ledger
 from genbook.site import wording
-from genbook.site.lookup import Judgement, Results
+from genbook.site.lookup import Judgement, Results, UnknownResultError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Markup:
 Pieces = Iterator[Markup | str]
 
 COLUMNS = ("Claim", "Published", "Ours", "Rule", "Verdict", "Run")
+BENCH = ("What", "Beside", "Ours", "Theirs", "Theirs over ours", "Memory, ours and theirs")
 HEADS = ("Chapter", "Claims", *(verdict.capitalize() for verdict in claims_ledger.VERDICTS))
 
 
@@ -160,3 +162,31 @@ def run_line(results: Results, names: list[str]) -> Pieces:
             f'<a href="../_sources/chapters/{name}.ipynb" download>Download the executed '
             "notebook</a></p>"
         )
+
+
+def bench(results: Results) -> Pieces:
+    """The recorded comparisons of speed: medians of turns, the ratio with its spread, memory."""
+    found = results.bench
+    if found is None:
+        raise UnknownResultError("no comparison of speed is recorded: genbook bench --record")
+    yield _head("Speed beside other packages", "gb-bench", BENCH)
+    for row in found["comparisons"]:
+        ours, peer = row["ours"], row["peer"]
+        medians = [f"{statistics.median(side['seconds']):.3g} s" for side in (ours, peer)]
+        ratio = f"{row['ratio']:.2f} <span>({row['lowest']:.2f} to {row['highest']:.2f})</span>"
+        memory = f"{ours['memory']:,.0f} and {peer['memory']:,.0f} MiB"
+        command = f"<code>genbook bench {escape(row['name'])}</code>"
+        yield Markup(f'<tr role="row"><th role="rowheader" scope="row">{escape(row["what"])}')
+        yield Markup(f'<div class="gb-source">{command}</div></th>')
+        for head, text in zip(
+            BENCH[1:], (escape(row["peer_name"]), *medians, ratio, memory), strict=True
+        ):
+            yield cell(head, text)
+        yield Markup("</tr>")
+    on = found["machine"]
+    yield Markup(
+        f'</tbody></table></div><p class="gb-run">Medians of turns, one thread each, on '
+        f"{escape(on['processor'])}, torch {escape(on['torch'])}, Python {escape(on['python'])}; "
+        f"recorded by <code>{escape(found['command'])}</code> at commit "
+        f"<code>{escape(str(found['commit'])[:10])}</code>.</p>"
+    )

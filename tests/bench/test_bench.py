@@ -11,6 +11,7 @@ import pytest
 
 from genbook import bench, ledger
 from genbook.bench import peers, turns
+from genbook.site import lookup, tables
 
 PYTHON = Path(sys.executable)
 SMALL = {"tests": 20, "samples": 300}
@@ -84,6 +85,29 @@ def test_the_command_prints_json_or_a_table(
     assert len(row["peer"]["seconds"]) == 1
     bench.main(["parzen_window", "--turns", "1"])
     assert "numpy" in capsys.readouterr().out
+
+
+def test_a_recorded_comparison_is_on_the_page_and_cannot_be_edited(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    assert bench.recorded() is None
+    with pytest.raises(lookup.UnknownResultError, match="genbook bench --record"):
+        list(tables.bench(lookup.Results({"profile": "book", "chapters": {}, "bench": None})))
+    bench.main(["parzen_window", "--turns", "1", "--record"])
+    found = bench.recorded()
+    assert found is not None
+    assert found["command"] == "genbook bench parzen_window --turns 1 --record"
+    page = lookup.Results({"profile": "book", "chapters": {}, "bench": found})
+    html = "".join(piece.html for piece in tables.bench(page) if isinstance(piece, tables.Markup))
+    (row,) = found["comparisons"]
+    assert f"{row['ratio']:.2f} <span>" in html
+    assert f"{row['ours']['seconds'][0]:.3g} s" in html
+    assert "genbook bench parzen_window" in html
+    path = bench.recorded_path()
+    path.write_text(path.read_text().replace('"ratio": ', '"ratio": 1'))
+    with pytest.raises(ledger.ClaimsError, match="was changed"):
+        bench.recorded()
 
 
 def test_without_the_other_packages_the_message_names_the_command(
