@@ -41,7 +41,7 @@ def test_the_sides_take_turns_and_find_the_same() -> None:
     [
         ("aevb_training", {"images": 300}, {"weights": 815_824}),
         ("unet_step", {"batch": 1}, {"weights": 8_952_067}),
-        ("neighbour_shares", {"points": 50, "dims": 3}, {}),
+        ("neighbour_shares", {"points": 50, "dims": 3, "block": 20}, {}),
         ("frechet_statistics", {"points": 50, "dims": 3}, {}),
     ],
 )
