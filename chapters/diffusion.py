@@ -107,8 +107,8 @@ PROFILES = {
         toy_updates=20, toy_points=50, ideal_points=100, classifier_updates=100, autoencoder_updates=5, judged=100, side=14,
         patch=2, channels=16, multipliers=(1,), blocks=1, updates=3, warmup=2, ema=0.5, half=False,
         samples=40, sample_steps=4, few=40, coded=1, table_channels=16, table_updates=1, table_samples=40, variant_updates=1,
-        photo_updates=1, photo_channels=32, photo_batch=1, photo_warmup=2, photo_ema=0.5, photo_samples=1,
-        photo_coded=1, photo_bound=True, steps=50,
+        photo_updates=1, photo_channels=16, photo_batch=1, photo_warmup=2, photo_ema=0.5, photo_samples=1,
+        photo_coded=1, photo_bound=True, steps=40,
     ),
     "book": Profile(
         toy_updates=4_000, toy_points=500, ideal_points=5_000, classifier_updates=800, autoencoder_updates=600, judged=1_000,
