@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from genbook import ledger
@@ -97,15 +96,8 @@ class Cluster:
         self.tasks: list[ClusterTask] = []
         self.client.subscribe_topic(self.name, self._heard)
 
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the connection; runs that were not told to stop go on."""
         self.client.close()
 
     def task(self, request: Request, name: Identity) -> ClusterTask:

@@ -162,7 +162,9 @@ def execute(
     `RunFailedError` tells of those that failed. Missing data is fetched first.
     """
     with contextlib.ExitStack() as stack:
-        new = stack.enter_context(_cluster(cluster)).task if cluster else Task
+        new: Callable[[Request, Identity], Task] = Task
+        if cluster:
+            new = stack.enter_context(contextlib.closing(_cluster(cluster))).task
         tasks = [_task(new, request, force) for request in dict.fromkeys(requests)]
         _fetch(tasks, quiet)
         display = stack.enter_context(Display(quiet))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -307,7 +308,7 @@ def test_a_run_on_a_gpu_asks_the_cluster_for_one(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(Client, "submit", lambda *_, resources, **__: asked.append(resources))
-    with cluster.Cluster(dask) as connected:
+    with contextlib.closing(cluster.Cluster(dask)) as connected:
         for device in ("cpu", "cuda", "cuda:1"):
             request = runs.Request("tiny", device=device)
             connected.task(request, runs.identity(request)).start(False, None)
