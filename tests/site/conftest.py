@@ -17,7 +17,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 def lay_out(root: Path) -> Path:
     """The book's own pages and settings, with the toy as the only chapter."""
-    shutil.copytree(REAL_ROOT / "book", root / "book", ignore=shutil.ignore_patterns("recorded"))
+    runs_of_chapters = shutil.ignore_patterns("*.long.json", "*.paper.json")
+    shutil.copytree(REAL_ROOT / "book", root / "book", ignore=runs_of_chapters)
     shutil.copytree(HERE / "toy", root / "chapters", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REAL_ROOT / "_config.yml", root)
     toc = (REAL_ROOT / "_toc.yml").read_text(encoding="utf-8")
