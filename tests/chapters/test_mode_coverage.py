@@ -14,6 +14,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 import torch
+from comparing import normal, same, seeded
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.integrate import quad
@@ -50,19 +51,6 @@ Array = NDArray[np.float64]
 S = 2  # runs of the smoke profile
 
 pytestmark = pytest.mark.usefixtures("run_folder")
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
-def same(found: Any, want: Any, tolerance: float = 1e-10) -> None:
-    """Float64 against float64 where nothing else is said."""
-    torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
 
 
 def mixture(means: Tensor, weights: Tensor, std: float) -> MixtureSameFamily:

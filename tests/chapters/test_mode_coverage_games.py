@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from comparing import normal, same, seeded
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.special import digamma
@@ -29,19 +30,6 @@ Array = NDArray[np.float64]
 S, M = 2, 8  # runs of the smoke profile, points of each in these tests
 
 pytestmark = pytest.mark.usefixtures("run_folder")
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
-def same(found: Any, want: Any, tolerance: float = 1e-10) -> None:
-    """Float64 against float64 where nothing else is said."""
-    torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
 
 
 @pytest.fixture(scope="module")

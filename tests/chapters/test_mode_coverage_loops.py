@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from comparing import normal, same
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -46,19 +47,6 @@ pytestmark = pytest.mark.usefixtures("run_folder")
 
 class StoppedError(Exception):
     """Stands for the end of a process."""
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
-def same(found: Any, want: Any, tolerance: float = 1e-10) -> None:
-    """Float64 against float64 where nothing else is said."""
-    torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
 
 
 # The loop
