@@ -104,7 +104,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(
-        toy_updates=20, toy_points=50, ideal_points=100, classifier_updates=100, autoencoder_updates=5, judged=100, side=14,
+        toy_updates=10, toy_points=30, ideal_points=50, classifier_updates=30, autoencoder_updates=5, judged=100, side=14,
         patch=2, channels=16, multipliers=(1,), blocks=1, updates=3, warmup=2, ema=0.5, half=False,
         samples=40, sample_steps=4, few=40, coded=1, table_channels=16, table_updates=1, table_samples=40, variant_updates=1,
         photo_updates=1, photo_channels=16, photo_batch=1, photo_warmup=2, photo_ema=0.5, photo_samples=1,
