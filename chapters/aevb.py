@@ -1243,6 +1243,12 @@ plotting.show(
 # Neighbouring tiles change smoothly into one another: the decoder is a continuous map, and the noise in training
 # forces near codes to mean similar pictures.
 #
+# ```{lab} aevb
+# :still: figure-4
+# The plane of codes, to be walked on: point at a place, or move with the arrow keys, and see what the decoder makes of
+# that code. Draw a digit, and the encoder says where it belongs; the ellipse is one standard deviation of $q(z|x)$.
+# ```
+#
 # ### Decoding noise: a VAE and a plain autoencoder
 #
 # Why does decoding noise give digits, and would it with a plain autoencoder? Train one: the same networks with

@@ -7,6 +7,7 @@ runs.execute([wanted])
 runs.find(wanted).record["claims"]
 """
 
+from genbook.runs import weights
 from genbook.runs.chapter import ChapterError, chapter_path, chapters, data_of
 from genbook.runs.identity import Identity, Request, identity
 from genbook.runs.recording import Recorded, RecordedError, record, recorded
@@ -33,4 +34,5 @@ __all__ = [
     "ledger_rows",
     "record",
     "recorded",
+    "weights",
 ]

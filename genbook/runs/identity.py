@@ -7,7 +7,8 @@ run anything again.
 
 The settings of the profiles that are not the run's own are a part of their own: a page prints
 them, so its run is made again when they change, but no number depends on them, and a recorded run
-stands when only another profile was changed.
+stands when only another profile was changed.  Which weights are kept for a page's lab is a part
+of the same kind.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # The rooms above the line: a chapter must not import them.
 ABOVE = ("cli", "site", "runs", "bench", "__main__")
 ENGINES = ("papermill", "script")
+# The checkpoints whose weights the pages' labs run on, by chapter, and the part of the model.
+KEPT = {
+    "aevb": {"two": ""},
+    "cgan": {"conditional": "generator."},
+    "wae": {"squares-deterministic-0--2": "", "squares-uniform-0--2": ""},
+}
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?|xpu(:\d+)?")
 
 
@@ -134,6 +141,8 @@ def identity(
             content = recorded.read_bytes()
             sources[f"book/recorded/{recorded.name}"] = content
             parts[f"recorded {profile}"] = digest(content)
+    if request.chapter in KEPT:
+        parts["kept weights"] = digest(json.dumps(KEPT[request.chapter]).encode())
     for name in (*claims.data, *claims.optional_data):
         parts[f"data {name}"] = (fingerprints or {}).get(name) or _fingerprint(name)
     return Identity(hash_of(parts), parts, sources)

@@ -21,7 +21,8 @@ from genbook.runs.identity import Request, identity
 # Parts of a run's identity that are the experiment itself.  The others (versions, lock file,
 # device, engine) may differ between the machine that made a recorded run and the one that reads it.
 MACHINE = ("python", "torch", "requirements.txt", "device", "engine", "seed", "profile")
-SHOWN = "other profiles"  # that the page prints and no number depends on
+# What the page shows and no number depends on.
+SHOWN = ("other profiles", "kept weights")
 
 
 class RecordedError(Exception):
@@ -198,8 +199,8 @@ def _newest_by_seed(
 
 def _is_experiment(part: str) -> bool:
     """Not a trait of the machine, nor what the page shows beside the run's own: the settings and
-    the recorded results of other profiles."""
-    return part not in (*MACHINE, SHOWN) and not part.startswith("recorded ")
+    the recorded results of other profiles, and the weights of its lab."""
+    return part not in (*MACHINE, *SHOWN) and not part.startswith("recorded ")
 
 
 def _state(provenance: Mapping[str, Any]) -> str:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from genbook import ledger
+from genbook.runs import weights
 from genbook.runs.chapter import chapters
 from genbook.runs.identity import Identity, Request, digest, hash_of, identity
 
-SEALED = ("record.json", "notebook.ipynb", "output.txt")
+SEALED = ("record.json", "notebook.ipynb", "output.txt", weights.FILE)
 # Needed only to resume or to execute, hence removed from a finished run.
 SCAFFOLD = ("checkpoints", "source", "jupyter", "attempts.json", "failure.json")
 

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from genbook import ledger
-from genbook.runs import engines, provenance, store
+from genbook.runs import engines, provenance, store, weights
 from genbook.runs.chapter import ChapterError
 from genbook.runs.identity import Identity, Request, identity
 
@@ -77,6 +77,7 @@ class Worker:
             more = run[self.request.engine](self.request, self.part)
             wall = earlier + time.monotonic() - started
             limit.cancel()
+            weights.keep(self.request, self.part)
             folder = store.finish(
                 self.part,
                 {

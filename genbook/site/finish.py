@@ -11,11 +11,12 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 
-from genbook.site import notebook
+from genbook.site import labs, notebook
 from genbook.site.lookup import Results
 
 # What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
@@ -39,7 +40,9 @@ PICTURE = re.compile(r'src="data:image/(svg\+xml|png|jpeg);base64,([A-Za-z0-9+/=
 
 
 def finish(pages: Path, source: Path) -> None:
-    """Correct the pages, and put the downloadable notebooks in their place."""
+    """Correct the pages, and put the labs and the downloadable notebooks in their place."""
+    if (source / labs.SCRIPTS).is_dir():
+        shutil.copytree(source / labs.SCRIPTS, pages / labs.SCRIPTS)
     for pattern in UNUSED:
         for path in pages.rglob(pattern):
             path.unlink()

@@ -33,9 +33,14 @@ RUN_LINE = "```{run}\n```"
 TITLE = re.compile(r"\A(# [^\n]+\n?)")
 DOLLARS = re.compile(r"\$([^$\s](?:[^$]*[^$\s])?)\$")
 RESULT = re.compile(r"\{result\}`([^`]+)`")
-DIRECTIVE = re.compile(r"```\{(run|ledger|scoreboard)\}[^`]*```")
+DIRECTIVE = re.compile(r"```\{(run|ledger|scoreboard|lab)\}[^`]*```")
 
-ELSEWHERE = "*This table stands on the chapter's page in the book.*"
+ELSEWHERE = {
+    "run": "",
+    "ledger": "*This table stands on the chapter's page in the book.*",
+    "scoreboard": "*This table stands on the chapter's page in the book.*",
+    "lab": "*On the chapter's page in the book a lab stands here.*",
+}
 ONLY_DARK = re.compile(r'<img class="only-dark[^>]*>|<svg class="only-dark.*?</svg>', re.DOTALL)
 
 
@@ -171,7 +176,7 @@ def for_download(page: NotebookNode, chapter: str, results: Results) -> Notebook
 
     for cell in copy.cells:
         if cell.cell_type == "markdown":
-            text = DIRECTIVE.sub(lambda m: "" if m[1] == "run" else ELSEWHERE, cell.source)
+            text = DIRECTIVE.sub(lambda m: ELSEWHERE[m[1]], cell.source)
             cell.source = RESULT.sub(printed, text).strip()
         for output in cell.get("outputs", []):
             data = output.get("data", {})

@@ -1,5 +1,5 @@
-"""Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{run}` and
-`{bench}`.
+"""Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{run}`,
+`{bench}` and `{lab}`.
 
     {result}`nz20-bound`            the fresh run of this chapter
     {result}`aevb:nz20-bound`       of another chapter
@@ -13,6 +13,7 @@ warning, and the book is built with warnings as errors.
 from __future__ import annotations
 
 import html
+import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -23,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from genbook.site import tables
+from genbook.site import labs, tables
 from genbook.site.lookup import Results, UnknownResultError
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,36 @@ class BenchDirective(TableDirective):
         return tables.bench(results)
 
 
+class LabDirective(SphinxDirective):
+    """A lab with its words; see `labs`."""
+
+    has_content = True
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {"still": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        about = self.env.app.config.genbook_labs.get(chapter_of(self.env.docname), {})
+        still = about.get("stills", {}).get(self.options.get("still"))
+        script = Path(self.env.app.srcdir) / labs.SCRIPTS / f"{name}.js"
+        for wrong, text in (
+            (not script.is_file(), f"there is no {labs.SCRIPTS / name}.js"),
+            (still is None, f"the run has no figure '{self.options.get('still')}'"),
+        ):
+            if wrong:
+                logger.warning("{lab} %s: %s", name, text, location=self.get_location())
+                return []
+        up = "../" * self.env.docname.count("/")
+        opening, closing = labs.markup(name, up, about, str(still))
+        words = nodes.container()
+        self.state.nested_parse(self.content, self.content_offset, words)
+        return [raw(opening), *words.children, raw(closing)]
+
+
 def read_results(app: Sphinx) -> None:
     app.config.genbook_results = Results.read(Path(app.srcdir) / "results.json")
+    labs_file = Path(app.srcdir) / "labs.json"
+    app.config.genbook_labs = json.loads(labs_file.read_text(encoding="utf-8"))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -130,5 +159,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("scoreboard", ScoreboardDirective)
     app.add_directive("run", RunDirective)
     app.add_directive("bench", BenchDirective)
+    app.add_directive("lab", LabDirective)
     app.connect("builder-inited", read_results)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -78,6 +78,13 @@ def edit() -> Callable[[Path, str, str], None]:
     return replace
 
 
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book itself, rendered from smoke runs, which are taken from the store where they are."""
+    runs.execute([runs.Request(name, "smoke") for name in runs.chapters()], quiet=True)
+    return site.build(profile="smoke", output=tmp_path_factory.mktemp("book") / "html").parent
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
     """Headless Chromium.  Of the module, because Playwright keeps an event loop running."""

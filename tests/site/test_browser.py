@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from genbook import ledger, runs, site
+from genbook import ledger, runs
 from genbook.site import check, stage
 
 CHAPTERS = runs.chapters()
@@ -114,13 +114,6 @@ def test_the_browser_hears_when_a_page_calls_out(browser: Any, tmp_path: Path) -
     path.write_text('<html lang="en"><title>x</title><img src="https://example.invalid/a.png">')
     _, faults = open_page(browser, path, WIDE, "light")
     assert any("example.invalid" in fault for fault in faults)
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book itself, rendered from smoke runs, which are taken from the store where they are."""
-    runs.execute([runs.Request(name, "smoke") for name in CHAPTERS], quiet=True)
-    return site.build(profile="smoke", output=tmp_path_factory.mktemp("book") / "html").parent
 
 
 def weight(browser: Any, path: Path) -> int:

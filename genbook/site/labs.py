@@ -1,0 +1,119 @@
+"""The labs: what a page needs for them, and the directive that puts one there.
+
+    ```{lab} aevb
+    :still: figure-4
+    What the reader can do here.
+    ```
+
+The lab's script is `labs/NAME.js`, outside `_static`, whose scripts every page loads.  Its weights,
+where it has some, are those that the run of the page's chapter kept; they travel as a script too,
+because a page opened from disk may not read other files.  `still` names the figure of the run that
+stands there without JavaScript.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+from numpy.typing import NDArray
+
+from genbook import runs
+from genbook.site.pictures import EMBEDDED, thin
+
+Tensors = dict[str, NDArray[np.float16]]
+SCRIPTS = Path("labs")
+
+
+def stage(folder: Path, fresh: Mapping[str, runs.Run]) -> None:
+    """Write each chapter's weights as a script, and `labs.json`: what the directive says of them,
+    and the figures of each run."""
+    found: dict[str, Any] = {}
+    for name, run in fresh.items():
+        found[name] = {"stills": stills(run), "command": run.provenance["command"]}
+        path = run.folder / runs.weights.FILE
+        if path.exists():
+            parcel, digest, size = pack(exported(name, path))
+            script = folder / SCRIPTS / "weights" / f"{name}.js"
+            script.parent.mkdir(exist_ok=True, parents=True)
+            script.write_text(f'genbookLab.take("{name}", {json.dumps(parcel)});\n')
+            found[name] |= {"weights": digest, "bytes": size}
+    (folder / "labs.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def exported(name: str, path: Path) -> Tensors:
+    """The kept weights of a chapter as its lab wants them."""
+    from safetensors.numpy import load_file
+
+    kept: Tensors = load_file(path)
+    return by_label(kept) if name == "cgan" else kept
+
+
+def by_label(kept: Tensors) -> Tensors:
+    """The generator of the cGAN chapter for one label at a time: what a label adds to the joint
+    layer, `label` [10, 1200], in place of the weights that work it out, four fifths of them all."""
+    w = {key.partition("generator.")[2]: tensor.astype(np.float64) for key, tensor in kept.items()}
+    of_z = len(w["z_layer.bias"])
+    said = np.maximum(w["y_layer.weight"].T + w["y_layer.bias"], 0.0)
+    label = said @ w["joint.weight"][:, of_z:].T + w["joint.bias"]
+    folded = {
+        "z.weight": w["z_layer.weight"], "z.bias": w["z_layer.bias"], "label": label,
+        "joint.weight": w["joint.weight"][:, :of_z],
+        "out.weight": w["out.weight"], "out.bias": w["out.bias"],
+    }  # fmt: skip
+    return {key: tensor.astype(np.float16) for key, tensor in folded.items()}
+
+
+def pack(tensors: Tensors) -> tuple[dict[str, Any], str, int]:
+    """Tensors in little-endian float16, one after the other, in base64; with the SHA-256 and the
+    number of the bytes."""
+    content = b"".join(tensors[key].astype("<f2").tobytes() for key in sorted(tensors))
+    shapes = {key: list(tensors[key].shape) for key in sorted(tensors)}
+    parcel = {"tensors": shapes, "base64": base64.b64encode(content).decode()}
+    return parcel, hashlib.sha256(content).hexdigest(), len(content)
+
+
+def stills(run: runs.Run) -> dict[str, str]:
+    """The light variant of each figure of a run, by its name, as it stands in the notebook."""
+    pictures = {
+        match[2]: match
+        for cell in nbformat.read(run.notebook, as_version=4).cells
+        for output in cell.get("outputs", [])
+        for match in EMBEDDED.finditer(output.get("data", {}).get("text/html", ""))
+    }
+    found = {}
+    for path in sorted((run.folder / "figures").glob("*.svg")):
+        match = pictures.get(base64.b64encode(path.read_bytes()).decode())
+        if match is not None:
+            tag = match.string[match.string.rfind("<img", 0, match.start()) : match.start()]
+            small = base64.b64encode(thin(path.read_text(encoding="utf-8")).encode()).decode()
+            found[path.stem] = f"{tag}{match[1]}{small}{match[3]}>"
+    return found
+
+
+def markup(name: str, up: str, about: Mapping[str, Any], still: str) -> tuple[str, str]:
+    """What stands before and after the words of a lab; `up` leads to the root of the site."""
+    folder = f"{up}{SCRIPTS.as_posix()}"
+    weights, says = "", ""
+    if "weights" in about:
+        weights = f' data-weights="{folder}/weights/{name}.js"'
+        says = (
+            f'<p class="gb-lab-weights">Weights: 16 bits each, {about["bytes"] / 1e6:.1f} MB, of '
+            f"the run <code>{html.escape(about['command'])}</code>, SHA-256 "
+            f"<code>{about['weights'][:16]}</code>.</p>"
+        )
+    opening = f'<div class="gb-lab" id="lab-{name}" data-lab="{name}"{weights}>'
+    closing = (
+        f'<div class="gb-lab-room"></div><noscript><p>Without JavaScript, a picture of it:</p>'
+        f"{still}</noscript>{says}</div>"
+        f'<script defer src="{folder}/lab.js"></script>'
+        f'<script defer src="{folder}/{name}.js"></script>'
+    )
+    return opening, closing
