@@ -64,7 +64,7 @@ genbookLab.define("aevb", (lab) => {
     z = to.map((v) => Math.max(-reach, Math.min(reach, v)));
     codes.redraw();
     made.redraw();
-    say(`Code (${z.map((v) => v.toFixed(2)).join(", ")}), decoded at the right of the plane.`);
+    say(`Code (${z.map((v) => v.toFixed(2)).join(", ")}), decoded beside the plane.`);
   }
 
   const codes = lab.canvas({
@@ -128,8 +128,8 @@ genbookLab.define("aevb", (lab) => {
     board.redraw();
     const spread = [...drawn.logVar].map((v) => Math.exp(v / 2).toFixed(2));
     say(
-      `Your digit has the code (${z.map((v) => v.toFixed(2)).join(", ")}), give or take ` +
-        `(${spread.join(", ")}): the orange ellipse.`,
+      `Your digit has the code (${[...drawn.mu].map((v) => v.toFixed(2)).join(", ")}), give or ` +
+        `take (${spread.join(", ")}): the orange ellipse.`,
     );
   }
   const clear = lab.button("Clear the drawing", () => {
@@ -138,19 +138,15 @@ genbookLab.define("aevb", (lab) => {
     board.redraw();
     codes.redraw();
   });
-  const example = lab.button("Draw what is decoded", () => {
+  const example = lab.button("Take the decoded picture as your digit", () => {
     ink.set(decode(z));
     read();
   });
 
-  lab.row(
-    codes,
-    element(
-      "div", { class: "gb-lab-column" },
-      element("span", {}, "decoded"), made,
-    ),
-    element("div", { class: "gb-lab-column" }, element("span", {}, "your digit"), board, clear, example),
-  );
+  const named = (text, canvas) =>
+    element("div", { class: "gb-lab-column" }, element("span", {}, text), canvas);
+  lab.row(codes, named("decoded", made), named("your digit", board));
+  lab.row(example, clear);
   const say = lab.status();
   Object.assign(lab.probe, { decode, encode });
 });

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 
-from genbook.site import labs, notebook
+from genbook.site import labs, notebook, pictures
 from genbook.site.lookup import Results
 
 # What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
@@ -37,6 +37,10 @@ CORRECTIONS = (
     (r"<script [^>]*scripts/fontawesome\.js[^>]*></script>\s*", ""),
 )
 PICTURE = re.compile(r'src="data:image/(svg\+xml|png|jpeg);base64,([A-Za-z0-9+/=\s]+)"')
+PAIR = re.compile(
+    r'(<img class="only-light [^>]*?)src="data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)"([^>]*>\s*)'
+    r'(<img class="only-dark [^>]*?)src="data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)"'
+)
 
 
 def finish(pages: Path, source: Path) -> None:
@@ -63,20 +67,36 @@ def finish(pages: Path, source: Path) -> None:
 def with_picture_files(text: str, path: Path, pages: Path) -> str:
     """Move the pictures of a page into files named by their content.
 
-    They are loaded when they are first seen, so a reader loads the variant of one theme only.
+    They are loaded when they are first seen.  Two variants of a figure that differ in colours alone
+    share a file, also with the light variant where it stands by itself.
     """
-    folder = pages / "_images"
+    shared: dict[bytes, bytes] = {}  # light variant: what stands for both
+
+    def source(content: bytes, ending: str, fragment: str = "") -> str:
+        folder = pages / "_images"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{ending}"
+        file.write_bytes(content)
+        address = Path(os.path.relpath(file, path.parent)).as_posix() + fragment
+        return f'src="{address}" loading="lazy" decoding="async"{_size(content)}'
+
+    def move_pair(match: re.Match[str]) -> str:
+        light, dark = (base64.b64decode(match[i]) for i in (2, 5))
+        both = pictures.for_both_themes(light.decode(), dark.decode())
+        if both is None:
+            return match[0]
+        shared[light] = both.encode()
+        return (
+            f"{match[1]}{source(shared[light], 'svg')}{match[3]}"
+            f"{match[4]}{source(shared[light], 'svg', '#dark')}"
+        )
 
     def move(match: re.Match[str]) -> str:
         content = base64.b64decode(match[2])
         ending = {"svg+xml": "svg", "jpeg": "jpg"}.get(match[1], match[1])
-        folder.mkdir(exist_ok=True)
-        file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{ending}"
-        file.write_bytes(content)
-        address = Path(os.path.relpath(file, path.parent)).as_posix()
-        return f'src="{address}" loading="lazy" decoding="async"{_size(content)}'
+        return source(shared.get(content, content), ending)
 
-    return PICTURE.sub(move, text)
+    return PICTURE.sub(move, PAIR.sub(move_pair, text))
 
 
 def _size(svg: bytes) -> str:

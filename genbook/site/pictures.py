@@ -26,6 +26,7 @@ PLAIN = r"\1/>"
 COMMENT = re.compile(
     r"\s*<!--.*?-->", re.DOTALL
 )  # matplotlib's, which repeats the words of a label
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 NAME = re.compile(r'\sid="([^"]+)"')
 REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 
@@ -53,6 +54,26 @@ def thin(svg: str) -> str:
     svg = PLACED.sub(lambda m: f'{m[1]}="{_rounded(m[1], m[2])}"', svg)
     svg = MARKS.sub(lambda m: f'\n<g style="{m[2]}">{MARK.sub(PLAIN, m[0])}</g>', svg)
     return re.sub(r"\s*\n\s*", "\n", _briefly_named(COMMENT.sub("", svg)))
+
+
+def for_both_themes(light: str, dark: str) -> str | None:
+    """One SVG in place of two that differ in colours alone: in the light ones by itself, in the
+    dark ones when its address ends in `#dark`.  None if they differ in more."""
+    if COLOUR.split(light) != COLOUR.split(dark):
+        return None
+    pairs = list(zip(COLOUR.findall(light), COLOUR.findall(dark), strict=True))
+    names = {pair: f"--c{i}" for i, pair in enumerate(dict.fromkeys(pairs)) if pair[0] != pair[1]}
+    used = iter(pairs)
+
+    def named(match: re.Match[str]) -> str:
+        pair = next(used)
+        return f"var({names[pair]})" if pair in names else match[0]
+
+    rules = ("".join(f"{name}:{pair[i]};" for pair, name in names.items()) for i in range(2))
+    style = "<style>svg{{{}}}svg:target{{{}}}</style>".format(*rules)
+    head, opening, body = COLOUR.sub(named, light).partition("<svg ")
+    attributes, end, inside = body.partition(">")
+    return f'{head}{opening}id="dark" {attributes}{end}{style}{inside}'
 
 
 def _briefly_named(svg: str) -> str:

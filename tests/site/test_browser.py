@@ -1,15 +1,20 @@
 """The built pages in a real browser, from disk: quiet, offline, readable, accessible."""
 
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from matplotlib.figure import Figure
+from PIL import Image, ImageColor
 
-from genbook import ledger, runs
-from genbook.site import check, stage
+from genbook import ledger, plotting, runs
+from genbook.plotting import COLORS
+from genbook.site import check, pictures, stage
+from genbook.site.finish import with_picture_files
 
 CHAPTERS = runs.chapters()
 PAGES = [n for n in stage.pages(ledger.ROOT) if not n.startswith("chapters/")] + ["chapters/toy"]
@@ -107,6 +112,27 @@ def test_each_theme_shows_its_own_variant_of_a_figure(browser: Any, toy_site: Pa
         assert not page.locator(f".gb-figure .only-{other}").is_visible()
         assert page.locator(".gb-figure figcaption").is_visible()
         page.context.close()
+
+
+def test_one_file_of_a_figure_is_drawn_in_the_colours_of_either_theme(
+    browser: Any, tmp_path: Path
+) -> None:
+    def draw() -> Figure:
+        figure, ax = plotting.axes(figsize=(1.0, 1.0))
+        ax.set_axis_off()
+        ax.fill([0, 1, 1, 0], [0, 0, 1, 1])
+        return figure
+
+    shown = plotting.Shown({theme: plotting.svg(draw, theme) for theme in COLORS}, "Ink", "Ink")
+    path = tmp_path / "index.html"
+    text = with_picture_files(pictures.thinned(shown._repr_html_()), path, tmp_path)
+    path.write_text(f'<html lang="en"><title>x</title>{text}')
+    page, _ = open_page(browser, path, WIDE, "light")
+    for theme, (first, *_) in COLORS.items():
+        image = Image.open(io.BytesIO(page.locator(f".only-{theme}").screenshot())).convert("RGB")
+        assert image.getpixel((image.width // 2, image.height // 2)) == ImageColor.getrgb(first)
+    assert len([*(tmp_path / "_images").iterdir()]) == 1
+    page.context.close()
 
 
 def test_the_browser_hears_when_a_page_calls_out(browser: Any, tmp_path: Path) -> None:
