@@ -1,0 +1,352 @@
+// Diffusion in the plane, forward and back, with the best denoiser there is: that of a mixture of
+// normal densities, whose heaps the reader chooses or draws. t = 0 is the data, t = T the noise.
+genbookLab.define("diffusion", (lab) => {
+  const { uniform, normal, colour, calm, element, write, dot } = genbookLab;
+  const T = 1000; // paper
+  const reach = 2; // the plane shows -2 to 2
+  const side = 316;
+  const count = 300; // points of a cloud
+  const most = 120; // heaps
+
+  // --- the chapter's equations -----------------------------------------------------------------
+
+  // alpha_bar of the paper's schedule: beta from 1e-4 to 0.02 in equal steps, section 4.
+  const alphaBar = new Float64Array(T + 1).fill(1);
+  for (let t = 1; t <= T; t += 1) {
+    alphaBar[t] = alphaBar[t - 1] * (1 - (0.1 + (19.9 * (t - 1)) / (T - 1)) / T);
+  }
+
+  // The process that visits only some times, evenly, as `respaced`; beta_tilde of equation (7).
+  function respaced(steps) {
+    const times = Array.from({ length: steps + 1 }, (_, i) => Math.round((i * T) / steps));
+    const abar = times.map((t) => alphaBar[t]);
+    const beta = abar.map((a, i) => (i ? 1 - a / abar[i - 1] : 0));
+    const tilde = beta.map((b, i) => (i ? (b * (1 - abar[i - 1])) / (1 - abar[i]) : 0));
+    const variances = { "σ² = β": [...beta], "σ² = β̃": [...tilde] };
+    for (const table of Object.values(variances)) table[1] = tilde[2]; // official code
+    return { times, abar, beta, variances };
+  }
+
+  // The slope of log q(x_t) for x_0 from equally many points of every heap N(mean, std^2 I).
+  function score([x, y], abar) {
+    const root = Math.sqrt(abar);
+    const variance = abar * std ** 2 + 1 - abar;
+    let nearest = Infinity;
+    for (const [a, b] of heaps) {
+      nearest = Math.min(nearest, (x - root * a) ** 2 + (y - root * b) ** 2);
+    }
+    let [sum, along, up] = [0, 0, 0];
+    for (const [a, b] of heaps) {
+      const [dx, dy] = [x - root * a, y - root * b];
+      const weight = Math.exp((nearest - dx * dx - dy * dy) / (2 * variance));
+      sum += weight;
+      along += weight * dx;
+      up += weight * dy;
+    }
+    return [-along / sum / variance, -up / sum / variance];
+  }
+
+  // E[eps|x_t], what the best network says: -sqrt(1 - abar) times the score.
+  const eps = (x, abar) => score(x, abar).map((s) => -Math.sqrt(1 - abar) * s);
+
+  // The x_0 that the noise e leads back to, equation (15).
+  const believed = (x, e, abar) =>
+    x.map((v, j) => (v - Math.sqrt(1 - abar) * e[j]) / Math.sqrt(abar));
+
+  // x_i of the respaced process p from x_{i-1}, equation (2).
+  const noised = (p, i, x, z) =>
+    x.map((v, j) => Math.sqrt(1 - p.beta[i]) * v + Math.sqrt(p.beta[i]) * z[j]);
+
+  // x_{i-1} from x_i: DDIM with eta = 0, or a step of Algorithm 2 with the mean of equation (7).
+  function denoised(p, sampler, i, x, z) {
+    const [now, next] = [p.abar[i], p.abar[i - 1]];
+    const e = eps(x, now);
+    const x0 = believed(x, e, now);
+    if (sampler === "DDIM") {
+      return x0.map((v, j) => Math.sqrt(next) * v + Math.sqrt(1 - next) * e[j]);
+    }
+    const ofX0 = (p.beta[i] * Math.sqrt(next)) / (1 - now);
+    const ofX = ((1 - next) * Math.sqrt(1 - p.beta[i])) / (1 - now);
+    const sigma = i > 1 ? Math.sqrt(p.variances[sampler][i]) : 0;
+    return x.map((v, j) => ofX0 * x0[j] + ofX * v + sigma * z[j]);
+  }
+
+  // As in the chapter: the share of points within three standard deviations of a heap, and how
+  // many heaps have one.
+  function near(points) {
+    const seen = new Set();
+    let inside = 0;
+    for (const [x, y] of points) {
+      let [gap, heap] = [Infinity, 0];
+      heaps.forEach(([a, b], k) => {
+        const now = (x - a) ** 2 + (y - b) ** 2;
+        if (now < gap) [gap, heap] = [now, k];
+      });
+      if (Math.sqrt(gap) < 3 * std) {
+        inside += 1;
+        seen.add(heap);
+      }
+    }
+    return { share: inside / points.length, found: seen.size };
+  }
+
+  // --- data ------------------------------------------------------------------------------------
+
+  const turns = (n, place) => Array.from({ length: n }, (_, k) => place(k / n));
+  const polar = (radius, turn) =>
+    [Math.cos, Math.sin].map((f) => radius * f(2 * Math.PI * turn));
+  const shapes = {
+    "five heaps": () => turns(5, (s) => polar(0.65, s)),
+    ring: () => turns(40, (s) => polar(0.9, s)),
+    spiral: () => turns(40, (s) => polar(0.2 + s, 1.75 * s)),
+    "my own": () => [[0, 0]],
+  };
+
+  // --- what the reader has chosen ----------------------------------------------------------------
+
+  let heaps = shapes["five heaps"]();
+  let std = 0.1;
+  let sampler = "σ² = β";
+  let p = respaced(100);
+  let seed = 0;
+  let t = T;
+  let shown = "noise to data";
+  let beliefs = false;
+  let paths = null; // a cloud for each visited time, of each of the two ways
+  const cursor = [0, 0];
+
+  function walk() {
+    const draw = normal(seed);
+    const pick = uniform(seed + 1e6);
+    const pair = () => [draw(), draw()];
+    const cloud = (make) => Array.from({ length: count }, make);
+    const data = cloud(() => {
+      const heap = heaps[Math.floor(pick() * heaps.length)];
+      return pair().map((z, j) => heap[j] + std * z);
+    });
+    const forward = [data];
+    const reverse = [];
+    reverse[p.times.length - 1] = cloud(pair);
+    for (let i = 1; i < p.times.length; i += 1) {
+      forward[i] = forward[i - 1].map((x) => noised(p, i, x, pair()));
+    }
+    for (let i = p.times.length - 1; i > 0; i -= 1) {
+      reverse[i - 1] = reverse[i].map((x) => denoised(p, sampler, i, x, pair()));
+    }
+    const every = Math.max(1, (p.times.length - 1) / 100);
+    const told = p.times.map((_, i) => i).filter((i) => i % every === 0);
+    const shares = (path) => told.map((i) => [p.times[i], near(path[i]).share]);
+    paths = {
+      "data to noise": forward, "noise to data": reverse,
+      shares: { "data to noise": shares(forward), "noise to data": shares(reverse) },
+    };
+  }
+
+  // The visited time at or after t.
+  const at = () => p.times.findIndex((time) => time >= t);
+
+  function changed() {
+    walk();
+    lab.redraw();
+    report();
+  }
+
+  function report() {
+    const i = at();
+    const { share, found } = near(paths[shown][i]);
+    say(
+      `${shown}, t = ${p.times[i]}, ᾱ = ${p.abar[i].toFixed(4)}: ${(100 * share).toFixed(1)} % of ` +
+        `${count} points lie within 3 standard deviations of a heap, ${found} of ${heaps.length} ` +
+        `heaps have one. The longest arrow is a score of ${longest().toPrecision(3)}.`,
+    );
+  }
+
+  // --- pictures ----------------------------------------------------------------------------------
+
+  const place = ([x, y]) => [((x + reach) / (2 * reach)) * side, ((reach - y) / (2 * reach)) * side];
+  const unit = side / (2 * reach);
+  const grid = turns(14 * 14, (s) => Math.round(s * 196)).map((k) =>
+    [k % 14, Math.floor(k / 14)].map((c) => ((c + 0.5) / 14) * 2 * reach - reach));
+  const longest = () =>
+    Math.max(...grid.map((x) => Math.hypot(...score(x, p.abar[at()]))));
+
+  function arrow(context, [x, y], [dx, dy]) {
+    const size = Math.hypot(dx, dy);
+    const [a, b] = [dx / size, dy / size];
+    const head = Math.min(4, size / 2);
+    context.moveTo(x, y);
+    context.lineTo(x + dx, y + dy);
+    for (const turn of [-1, 1]) {
+      context.moveTo(x + dx, y + dy);
+      context.lineTo(x + dx - head * (a + 0.6 * turn * b), y + dy - head * (b - 0.6 * turn * a));
+    }
+  }
+
+  function drawPlane(context) {
+    context.clearRect(0, 0, side, side);
+    if (!paths) return;
+    const i = at();
+    const scale = 22 / longest();
+    context.strokeStyle = colour("line");
+    context.beginPath();
+    for (const x of grid) {
+      const [dx, dy] = score(x, p.abar[i]);
+      if (Math.hypot(dx, dy) * scale > 1) arrow(context, place(x), [dx * scale, -dy * scale]);
+    }
+    context.stroke();
+    context.strokeStyle = colour("second");
+    for (const heap of heaps) {
+      const [x, y] = place(heap);
+      dot(context, x, y, Math.max(3, 3 * std * unit), false);
+    }
+    context.fillStyle = colour("first");
+    for (const x of paths[shown][i]) dot(context, ...place(x), 1.8);
+    if (beliefs) {
+      context.fillStyle = colour("fourth");
+      for (const x of paths[shown][i]) {
+        dot(context, ...place(believed(x, eps(x, p.abar[i]), p.abar[i])), 1.8);
+      }
+    }
+    if (document.activeElement !== plane) return;
+    const [x, y] = place(cursor);
+    context.fillStyle = colour("ink");
+    context.fillRect(x - 8, y - 1, 16, 2);
+    context.fillRect(x - 1, y - 8, 2, 16);
+  }
+
+  // The share near a heap against t, of both ways.
+  function drawShares(context) {
+    const [left, right, top, bottom] = [44, 298, 12, 120];
+    const across = (time) => left + (time / T) * (right - left);
+    const high = (share) => bottom - share * (bottom - top);
+    context.clearRect(0, 0, side, 160);
+    for (const share of [0, 0.5, 1]) {
+      context.fillStyle = colour("grid");
+      context.fillRect(left, high(share), right - left, 1);
+      write(context, `${100 * share} %`, left - 4, high(share), "right");
+    }
+    for (const time of [0, 500, T]) write(context, String(time), across(time), bottom + 14);
+    write(context, "t", across(750), bottom + 14);
+    if (!paths) return;
+    context.fillStyle = colour("line");
+    context.fillRect(across(p.times[at()]) - 0.5, top, 1.5, bottom - top);
+    context.lineWidth = 2;
+    for (const [way, name, dashes] of [["data to noise", "second", [5, 4]], ["noise to data", "first", []]]) {
+      context.strokeStyle = colour(name);
+      context.setLineDash(dashes);
+      context.beginPath();
+      for (const [time, share] of paths.shares[way]) context.lineTo(across(time), high(share));
+      context.stroke();
+    }
+    context.setLineDash([]);
+    write(context, "share near a heap: solid back, dashed forth", side / 2, bottom + 32);
+  }
+
+  // --- controls ----------------------------------------------------------------------------------
+
+  const plane = lab.canvas({
+    width: side, height: side, draw: drawPlane, attributes: { tabindex: 0 },
+    text: "Points at time t, the score as arrows, and the heaps of the data as circles. Arrow keys " +
+      "move a cursor, the space bar puts a heap there, Backspace takes the last one away.",
+  });
+  function put(heap) {
+    heaps = [...heaps, heap].slice(-most);
+    data.querySelector("select").value = "my own";
+  }
+  const inPlane = (v) => Math.max(-reach, Math.min(reach, v));
+  lab.steer(plane, {
+    point: ([x, y]) => {
+      const heap = [inPlane(x / unit - reach), inPlane(reach - y / unit)];
+      if (heaps.some((other) => Math.hypot(heap[0] - other[0], heap[1] - other[1]) < 0.08)) return;
+      put(heap);
+      plane.redraw();
+    },
+    arrow: (step) => {
+      step.forEach((v, j) => { cursor[j] = inPlane(cursor[j] + 0.1 * v); });
+      plane.redraw();
+    },
+  });
+  plane.addEventListener("pointerup", changed);
+  plane.addEventListener("keydown", (event) => {
+    if (event.key === " ") put([...cursor]);
+    else if (event.key === "Backspace" && heaps.length > 1) heaps = heaps.slice(0, -1);
+    else return;
+    event.preventDefault();
+    changed();
+  });
+  for (const turn of ["focus", "blur"]) plane.addEventListener(turn, () => plane.redraw());
+  const shares = lab.canvas({
+    width: side, height: 160, draw: drawShares,
+    text: "Share of the points near a heap against t, from data to noise and from noise to data.",
+  });
+
+  const show = (way) => {
+    shown = way;
+    of.querySelector("select").value = way;
+  };
+  const playing = (text, way, from, to) => {
+    const stride = (calm() ? 50 : 5) * Math.sign(to - from);
+    return lab.player(text, () => {
+      const fresh = shown !== way || t === to;
+      show(way);
+      time.set(fresh ? from : t + stride);
+      return t !== to;
+    });
+  };
+  const time = lab.slider({
+    text: "t", min: 0, max: T, step: 1, value: t,
+    change: (now) => {
+      t = now;
+      plane.redraw();
+      shares.redraw();
+      report();
+    },
+  });
+  const data = lab.choice("data", Object.keys(shapes), "five heaps", (name) => {
+    heaps = shapes[name]();
+    changed();
+  });
+  const spread = lab.slider({
+    text: "standard deviation of a heap", min: 0.02, max: 0.3, step: 0.01, value: std,
+    show: (v) => v.toFixed(2), change: (v) => { std = v; changed(); },
+  });
+  const of = lab.choice("show", ["noise to data", "data to noise"], shown, (way) => {
+    show(way);
+    lab.redraw();
+    report();
+  });
+  const by = lab.choice("sampler", ["σ² = β", "σ² = β̃", "DDIM"], sampler, (name) => {
+    sampler = name;
+    changed();
+  });
+  const steps = lab.choice("steps", ["10", "30", "100", "1000"], "100", (number) => {
+    p = respaced(Number(number));
+    changed();
+  });
+  const again = lab.button("Draw again (seed 0)", () => {
+    seed += 1;
+    again.textContent = `Draw again (seed ${seed})`;
+    changed();
+  });
+  const guess = lab.toggle("Believed x₀", false, (down) => {
+    beliefs = down;
+    plane.redraw();
+  });
+  const back = playing("Noise to data", "noise to data", T, 0);
+  const on = playing("Data to noise", "data to noise", 0, T);
+  back.addEventListener("click", () => on.stop());
+  on.addEventListener("click", () => back.stop());
+
+  lab.row(back, on, time);
+  lab.row(plane, element("div", { class: "gb-lab-column" }, shares, of, by, steps));
+  lab.row(data, spread, guess, again);
+  const say = lab.status();
+  changed();
+  Object.assign(lab.probe, {
+    alphaBar, respaced, score, eps, noised, denoised, near,
+    data: (means, deviation) => { heaps = means; std = deviation; },
+    sample: () => paths["noise to data"],
+    share: () => near(paths["noise to data"][0]),
+    heaps: () => heaps,
+  });
+});
