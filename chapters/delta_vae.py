@@ -491,13 +491,12 @@ for name, latents, top in (("low", 8, 0.95), ("high", 64, 0.99)):
 #
 # ```{lab} delta_vae
 # :still: committed
-# At the left is {eq}`committed` for one latent, over the length $n$ and α, with lines of equal rate. Each dot is one of $K$
-# latents whose α go in equal steps from the first to the last, and δ is the sum over the dots. (Eight latents from 0.5 to
-# 0.95 and 32 positions are the first setting of Table 6.) Point at a place, or go there with the arrow keys.
-# At the right are the variances and means of a posterior $q$ of the last latent. Move its dots and try to get below δ;
-# then let the minimiser try, which knows only {eq}`kl-matrix`. It ends on the rings, $1/\Lambda_{tt}$ with means 0, and
-# no lower. Notice that the two ends may be wider than the rest, since they have one neighbour and not two, and what one
-# more position costs when α is small and when it is near 1.
+# The first picture is {eq}`committed` for one latent, over the length $n$ and α, with lines of equal rate. Each dot on it is
+# one of $K$ latents whose α go in equal steps from the first to the last, and δ is the sum over the dots. (Eight latents from
+# 0.5 to 0.95 and 32 positions are the first setting of Table 6.) The second has the variances and means of a posterior $q$ of
+# the last latent: move its dots, with the pointer or the arrow keys, and try to get below δ. Then let the minimiser try, which
+# knows only {eq}`kl-matrix`: it ends on the rings, $1/\Lambda_{tt}$ with means 0, and no lower. Notice that the two ends may be
+# wider than the rest, since they have one neighbour and not two, and what one more position costs at small and at large α.
 # ```
 #
 # ### The conditions

@@ -49,8 +49,9 @@ genbookLab.define("delta_vae", (lab) => {
     let way = here.slope.map((s) => -s);
     while (inner(here.slope, here.slope) > 1e-10) {
       const probe = 1e-5 / Math.sqrt(inner(way, way));
-      const bend = (inner(kl(moved(free, way, probe), alpha).slope, way) - inner(here.slope, way)) / probe;
-      let length = -inner(here.slope, way) / bend;
+      const fall = inner(here.slope, way);
+      const bend = (inner(kl(moved(free, way, probe), alpha).slope, way) - fall) / probe;
+      let length = -fall / bend;
       let there = kl(moved(free, way, length), alpha);
       while (!(there.value <= here.value) && length > 1e-12) {
         length /= 2;

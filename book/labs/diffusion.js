@@ -93,13 +93,12 @@ genbookLab.define("diffusion", (lab) => {
   // --- data ------------------------------------------------------------------------------------
 
   const turns = (n, place) => Array.from({ length: n }, (_, k) => place(k / n));
-  const polar = (radius, turn) =>
-    [Math.cos, Math.sin].map((f) => radius * f(2 * Math.PI * turn));
+  const polar = (radius, turn) => [Math.cos, Math.sin].map((f) => radius * f(2 * Math.PI * turn));
   const shapes = {
     "five heaps": () => turns(5, (s) => polar(0.65, s)),
     ring: () => turns(40, (s) => polar(0.9, s)),
     spiral: () => turns(40, (s) => polar(0.2 + s, 1.75 * s)),
-    "my own": () => [[0, 0]],
+    "my own": () => [],
   };
 
   // --- what the reader has chosen ----------------------------------------------------------------
@@ -146,67 +145,81 @@ genbookLab.define("diffusion", (lab) => {
   const at = () => p.times.findIndex((time) => time >= t);
 
   function changed() {
-    walk();
+    if (heaps.length) walk();
+    else paths = null;
     lab.redraw();
     report();
   }
 
   function report() {
+    if (!paths) return say("The plane is empty: put points into it.");
     const i = at();
     const { share, found } = near(paths[shown][i]);
-    say(
-      `${shown}, t = ${p.times[i]}, ᾱ = ${p.abar[i].toFixed(4)}: ${(100 * share).toFixed(1)} % of ` +
-        `${count} points lie within 3 standard deviations of a heap, ${found} of ${heaps.length} ` +
-        `heaps have one. The longest arrow is a score of ${longest().toPrecision(3)}.`,
+    return say(
+      `${shown}, t = ${p.times[i]}, ᾱ = ${p.abar[i].toFixed(4)}: ${(100 * share).toFixed(1)} % ` +
+        `of ${count} points lie within 3 standard deviations of a heap, ${found} of ` +
+        `${heaps.length} heaps have one. The longest arrow is a score of ${longest().toPrecision(3)}.`,
     );
   }
 
   // --- pictures ----------------------------------------------------------------------------------
 
-  const place = ([x, y]) => [((x + reach) / (2 * reach)) * side, ((reach - y) / (2 * reach)) * side];
   const unit = side / (2 * reach);
-  const grid = turns(14 * 14, (s) => Math.round(s * 196)).map((k) =>
-    [k % 14, Math.floor(k / 14)].map((c) => ((c + 0.5) / 14) * 2 * reach - reach));
-  const longest = () =>
-    Math.max(...grid.map((x) => Math.hypot(...score(x, p.abar[at()]))));
+  const place = ([x, y]) => [(reach + x) * unit, (reach - y) * unit];
+  const ticks = Array.from({ length: 14 }, (_, k) => ((k + 0.5) / 7 - 1) * reach);
+  const grid = ticks.flatMap((x) => ticks.map((y) => [x, y]));
+  const longest = () => Math.max(...grid.map((x) => Math.hypot(...score(x, p.abar[at()]))));
 
   function arrow(context, [x, y], [dx, dy]) {
     const size = Math.hypot(dx, dy);
-    const [a, b] = [dx / size, dy / size];
-    const head = Math.min(4, size / 2);
+    if (size < 1) return;
+    const [a, b] = [dx, dy].map((v) => (v / size) * Math.min(4, size / 2));
     context.moveTo(x, y);
-    context.lineTo(x + dx, y + dy);
-    for (const turn of [-1, 1]) {
-      context.moveTo(x + dx, y + dy);
-      context.lineTo(x + dx - head * (a + 0.6 * turn * b), y + dy - head * (b - 0.6 * turn * a));
+    for (const turn of [-0.6, 0.6]) {
+      context.lineTo(x + dx, y + dy);
+      context.lineTo(x + dx - a - turn * b, y + dy - b + turn * a);
     }
   }
 
-  function drawPlane(context) {
-    context.clearRect(0, 0, side, side);
-    if (!paths) return;
-    const i = at();
+  // The ground within three standard deviations of a heap, all in one tint.
+  function drawHeaps(context) {
+    context.fillStyle = colour("second");
+    for (const heap of heaps) dot(context, ...place(heap), 2);
+    context.beginPath();
+    for (const [x, y] of heaps.map(place)) {
+      context.moveTo(x, y);
+      context.arc(x, y, 3 * std * unit, 0, 2 * Math.PI);
+    }
+    context.globalAlpha = 0.22;
+    context.fill();
+    context.globalAlpha = 1;
+  }
+
+  function drawScore(context, abar) {
     const scale = 22 / longest();
     context.strokeStyle = colour("line");
     context.beginPath();
     for (const x of grid) {
-      const [dx, dy] = score(x, p.abar[i]);
-      if (Math.hypot(dx, dy) * scale > 1) arrow(context, place(x), [dx * scale, -dy * scale]);
+      const [dx, dy] = score(x, abar);
+      arrow(context, place(x), [dx * scale, -dy * scale]);
     }
     context.stroke();
-    context.strokeStyle = colour("second");
-    for (const heap of heaps) {
-      const [x, y] = place(heap);
-      dot(context, x, y, Math.max(3, 3 * std * unit), false);
-    }
-    context.fillStyle = colour("first");
-    for (const x of paths[shown][i]) dot(context, ...place(x), 1.8);
-    if (beliefs) {
+  }
+
+  function drawPlane(context) {
+    context.clearRect(0, 0, side, side);
+    drawHeaps(context);
+    if (paths) {
+      const abar = p.abar[at()];
+      const points = paths[shown][at()];
+      drawScore(context, abar);
+      context.fillStyle = colour("first");
+      for (const x of points) dot(context, ...place(x), 1.8);
       context.fillStyle = colour("fourth");
-      for (const x of paths[shown][i]) {
-        dot(context, ...place(believed(x, eps(x, p.abar[i]), p.abar[i])), 1.8);
+      for (const x of beliefs ? points : []) {
+        dot(context, ...place(believed(x, eps(x, abar), abar)), 1.8);
       }
-    }
+    } else write(context, "Draw points here", side / 2, side / 2);
     if (document.activeElement !== plane) return;
     const [x, y] = place(cursor);
     context.fillStyle = colour("ink");
@@ -231,7 +244,8 @@ genbookLab.define("diffusion", (lab) => {
     context.fillStyle = colour("line");
     context.fillRect(across(p.times[at()]) - 0.5, top, 1.5, bottom - top);
     context.lineWidth = 2;
-    for (const [way, name, dashes] of [["data to noise", "second", [5, 4]], ["noise to data", "first", []]]) {
+    const styles = { "data to noise": ["second", [5, 4]], "noise to data": ["first", []] };
+    for (const [way, [name, dashes]] of Object.entries(styles)) {
       context.strokeStyle = colour(name);
       context.setLineDash(dashes);
       context.beginPath();
@@ -246,7 +260,7 @@ genbookLab.define("diffusion", (lab) => {
 
   const plane = lab.canvas({
     width: side, height: side, draw: drawPlane, attributes: { tabindex: 0 },
-    text: "Points at time t, the score as arrows, and the heaps of the data as circles. Arrow keys " +
+    text: "Points at time t, the score as arrows, and the heaps of the data on tinted ground. Arrow keys " +
       "move a cursor, the space bar puts a heap there, Backspace takes the last one away.",
   });
   function put(heap) {
@@ -257,7 +271,7 @@ genbookLab.define("diffusion", (lab) => {
   lab.steer(plane, {
     point: ([x, y]) => {
       const heap = [inPlane(x / unit - reach), inPlane(reach - y / unit)];
-      if (heaps.some((other) => Math.hypot(heap[0] - other[0], heap[1] - other[1]) < 0.08)) return;
+      if (heaps.some(([a, b]) => Math.hypot(heap[0] - a, heap[1] - b) < 0.08)) return;
       put(heap);
       plane.redraw();
     },
@@ -269,7 +283,7 @@ genbookLab.define("diffusion", (lab) => {
   plane.addEventListener("pointerup", changed);
   plane.addEventListener("keydown", (event) => {
     if (event.key === " ") put([...cursor]);
-    else if (event.key === "Backspace" && heaps.length > 1) heaps = heaps.slice(0, -1);
+    else if (event.key === "Backspace") heaps = heaps.slice(0, -1);
     else return;
     event.preventDefault();
     changed();
@@ -282,7 +296,7 @@ genbookLab.define("diffusion", (lab) => {
 
   const show = (way) => {
     shown = way;
-    of.querySelector("select").value = way;
+    ways.querySelector("select").value = way;
   };
   const playing = (text, way, from, to) => {
     const stride = (calm() ? 50 : 5) * Math.sign(to - from);
@@ -310,12 +324,12 @@ genbookLab.define("diffusion", (lab) => {
     text: "standard deviation of a heap", min: 0.02, max: 0.3, step: 0.01, value: std,
     show: (v) => v.toFixed(2), change: (v) => { std = v; changed(); },
   });
-  const of = lab.choice("show", ["noise to data", "data to noise"], shown, (way) => {
+  const ways = lab.choice("show", ["noise to data", "data to noise"], shown, (way) => {
     show(way);
     lab.redraw();
     report();
   });
-  const by = lab.choice("sampler", ["σ² = β", "σ² = β̃", "DDIM"], sampler, (name) => {
+  const samplers = lab.choice("sampler", ["σ² = β", "σ² = β̃", "DDIM"], sampler, (name) => {
     sampler = name;
     changed();
   });
@@ -328,6 +342,11 @@ genbookLab.define("diffusion", (lab) => {
     again.textContent = `Draw again (seed ${seed})`;
     changed();
   });
+  const clear = lab.button("Clear the plane", () => {
+    heaps = [];
+    data.querySelector("select").value = "my own";
+    changed();
+  });
   const guess = lab.toggle("Believed x₀", false, (down) => {
     beliefs = down;
     plane.redraw();
@@ -338,15 +357,15 @@ genbookLab.define("diffusion", (lab) => {
   on.addEventListener("click", () => back.stop());
 
   lab.row(back, on, time);
-  lab.row(plane, element("div", { class: "gb-lab-column" }, shares, of, by, steps));
-  lab.row(data, spread, guess, again);
+  lab.row(plane, element("div", { class: "gb-lab-column" }, shares, ways, samplers, steps));
+  lab.row(data, clear, again);
+  lab.row(spread, guess);
   const say = lab.status();
   changed();
   Object.assign(lab.probe, {
     alphaBar, respaced, score, eps, noised, denoised, near,
-    data: (means, deviation) => { heaps = means; std = deviation; },
-    sample: () => paths["noise to data"],
-    share: () => near(paths["noise to data"][0]),
+    data: (means, deviation) => { [heaps, std] = [means, deviation]; },
+    paths: () => paths,
     heaps: () => heaps,
   });
 });
