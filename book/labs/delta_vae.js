@@ -152,10 +152,10 @@ genbookLab.define("delta_vae", (lab) => {
         context.lineTo(mapX(steps), mapY(alphaOf(level, steps)));
       }
       context.stroke();
-      write(context, String(level), map.left + map.width + 4, mapY(alphaOf(level, longest)), "left");
+      write(context, level, map.left + map.width + 4, mapY(alphaOf(level, longest)), "left");
     }
-    for (const steps of [2, 16, 32, 48, 64]) write(context, String(steps), mapX(steps), 238);
-    for (const alpha of [0, 0.25, 0.5, 0.75]) write(context, String(alpha), 30, mapY(alpha), "right");
+    for (const steps of [2, 16, 32, 48, 64]) write(context, steps, mapX(steps), 238);
+    for (const alpha of [0, 0.25, 0.5, 0.75]) write(context, alpha, 30, mapY(alpha), "right");
     write(context, "length n", map.left + map.width / 2, 256);
     write(context, "α", 22, map.top + 6);
     context.strokeStyle = context.fillStyle = colour("second");
@@ -185,7 +185,7 @@ genbookLab.define("delta_vae", (lab) => {
     context.fillRect(atT(chosen) - 3, strip.variance[0], 6, strip.mean[1] - strip.variance[0]);
     for (const v of [0.01, 0.1, 1]) {
       context.fillRect(strip.left, ofVariance(v), strip.right - strip.left, 1);
-      write(context, String(v), 34, ofVariance(v), "right");
+      write(context, v, 34, ofVariance(v), "right");
       context.fillStyle = colour("grid");
     }
     context.fillRect(strip.left, ofMean(0), strip.right - strip.left, 1);
@@ -209,8 +209,8 @@ genbookLab.define("delta_vae", (lab) => {
 
   const surface = lab.canvas({
     width: size[0], height: size[1], draw: drawMap, attributes: { tabindex: 0 },
-    text: "The committed rate of one latent over length n and α, with lines of equal rate and a dot " +
-      "for each latent. Arrow keys change n and the last latent's α.",
+    text: "The committed rate of one latent over length n and α, with lines of equal rate and " +
+      "a dot for each latent. Arrow keys change n and the last latent's α.",
   });
   const pair = (steps, alpha) => {
     nSlider.set(Math.max(2, Math.min(longest, steps)));
@@ -249,23 +249,25 @@ genbookLab.define("delta_vae", (lab) => {
     },
   });
 
-  const ofAlpha = (text, value, change) =>
+  const anew = (set) => (value) => {
+    set(value);
+    changed();
+  };
+  const ofAlpha = (text, value, set) =>
     lab.slider({
-      text, min: 0, max: highest, step: 0.01, value, show: (a) => a.toFixed(2),
-      change: (a) => { change(a); changed(); },
+      text, min: 0, max: highest, step: 0.01, value, show: (a) => a.toFixed(2), change: anew(set),
     });
   const nSlider = lab.slider({
     text: "length n", min: 2, max: longest, step: 1, value: n,
-    change: (steps) => {
+    change: anew((steps) => {
       if (steps !== n) free = new Float64Array(2 * steps);
       n = steps;
       chosen = Math.min(chosen, n - 1);
-      changed();
-    },
+    }),
   });
   const kSlider = lab.slider({
     text: "latents K", min: 1, max: 64, step: 1, value: latents,
-    change: (k) => { latents = k; changed(); },
+    change: anew((k) => { latents = k; }),
   });
   const firstSlider = ofAlpha("first α", first, (a) => { first = a; });
   const lastSlider = ofAlpha("last α", last, (a) => { last = a; });
@@ -278,22 +280,18 @@ genbookLab.define("delta_vae", (lab) => {
     if (done) way = null;
     return !done;
   });
-  const random = lab.button("Draw q at random", () => {
+  const random = lab.button("Draw q at random", anew(() => {
     seed += 1;
     const noise = normal(seed);
     free = free.map((_, i) => (i < n ? noise() : noise() - 1.5));
     random.textContent = `Draw q at random (seed ${seed})`;
-    changed();
-  });
-  const marginal = lab.button("q = the prior's N(0, 1)", () => {
-    free.fill(0);
-    changed();
-  });
+  }));
+  const marginal = lab.button("q = the prior's N(0, 1)", anew(() => free.fill(0)));
 
   lab.row(nSlider, kSlider, firstSlider, lastSlider);
   lab.row(surface, posterior);
   lab.row(minimise, random, marginal);
   const say = lab.status();
   report();
-  Object.assign(lab.probe, { rate, closest, kl, minimum, alphas, posterior: () => free });
+  Object.assign(lab.probe, { rate, closest, kl, minimum, posterior: () => free });
 });

@@ -141,7 +141,7 @@ genbookLab.define("diffusion", (lab) => {
     };
   }
 
-  // The visited time at or after t.
+  // The place among the visited times of the first one that is not before t.
   const at = () => p.times.findIndex((time) => time >= t);
 
   function changed() {
@@ -158,7 +158,8 @@ genbookLab.define("diffusion", (lab) => {
     return say(
       `${shown}, t = ${p.times[i]}, ᾱ = ${p.abar[i].toFixed(4)}: ${(100 * share).toFixed(1)} % ` +
         `of ${count} points lie within 3 standard deviations of a heap, ${found} of ` +
-        `${heaps.length} heaps have one. The longest arrow is a score of ${longest().toPrecision(3)}.`,
+        `${heaps.length} heaps have one. The longest arrow is a score of ` +
+        `${longest().toPrecision(3)}.`,
     );
   }
 
@@ -260,8 +261,8 @@ genbookLab.define("diffusion", (lab) => {
 
   const plane = lab.canvas({
     width: side, height: side, draw: drawPlane, attributes: { tabindex: 0 },
-    text: "Points at time t, the score as arrows, and the heaps of the data on tinted ground. Arrow keys " +
-      "move a cursor, the space bar puts a heap there, Backspace takes the last one away.",
+    text: "Points at time t, the score as arrows, and the heaps of the data on tinted ground. " +
+      "Arrow keys move a cursor, the space bar puts a heap there, Backspace takes one away.",
   });
   function put(heap) {
     heaps = [...heaps, heap].slice(-most);
@@ -316,37 +317,35 @@ genbookLab.define("diffusion", (lab) => {
       report();
     },
   });
-  const data = lab.choice("data", Object.keys(shapes), "five heaps", (name) => {
-    heaps = shapes[name]();
+  const anew = (set) => (value) => {
+    set(value);
     changed();
-  });
+  };
+  const data = lab.choice("data", Object.keys(shapes), "five heaps", anew((name) => {
+    heaps = shapes[name]();
+  }));
   const spread = lab.slider({
     text: "standard deviation of a heap", min: 0.02, max: 0.3, step: 0.01, value: std,
-    show: (v) => v.toFixed(2), change: (v) => { std = v; changed(); },
+    show: (v) => v.toFixed(2), change: anew((v) => { std = v; }),
   });
   const ways = lab.choice("show", ["noise to data", "data to noise"], shown, (way) => {
     show(way);
     lab.redraw();
     report();
   });
-  const samplers = lab.choice("sampler", ["σ² = β", "σ² = β̃", "DDIM"], sampler, (name) => {
-    sampler = name;
-    changed();
-  });
-  const steps = lab.choice("steps", ["10", "30", "100", "1000"], "100", (number) => {
+  const kinds = [...Object.keys(p.variances), "DDIM"];
+  const samplers = lab.choice("sampler", kinds, sampler, anew((kind) => { sampler = kind; }));
+  const steps = lab.choice("steps", ["10", "30", "100", "1000"], "100", anew((number) => {
     p = respaced(Number(number));
-    changed();
-  });
-  const again = lab.button("Draw again (seed 0)", () => {
+  }));
+  const again = lab.button("Draw again (seed 0)", anew(() => {
     seed += 1;
     again.textContent = `Draw again (seed ${seed})`;
-    changed();
-  });
-  const clear = lab.button("Clear the plane", () => {
+  }));
+  const clear = lab.button("Clear the plane", anew(() => {
     heaps = [];
     data.querySelector("select").value = "my own";
-    changed();
-  });
+  }));
   const guess = lab.toggle("Believed x₀", false, (down) => {
     beliefs = down;
     plane.redraw();
@@ -363,7 +362,7 @@ genbookLab.define("diffusion", (lab) => {
   const say = lab.status();
   changed();
   Object.assign(lab.probe, {
-    alphaBar, respaced, score, eps, noised, denoised, near,
+    alphaBar, respaced, score, eps, noised, denoised,
     data: (means, deviation) => { [heaps, std] = [means, deviation]; },
     paths: () => paths,
     heaps: () => heaps,
