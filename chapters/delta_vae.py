@@ -489,6 +489,16 @@ for name, latents, top in (("low", 8, 0.95), ("high", 64, 0.99)):
 # up to 0.99 {result}`table-6-high`. Spread over 3072 values that is {result}`table-6-low-dim` and
 # {result}`table-6-high-dim` bits each.
 #
+# ```{lab} delta_vae
+# :still: committed
+# The first picture is {eq}`committed` for one latent, over the length $n$ and α, with lines of equal rate. Each dot on it is
+# one of $K$ latents whose α go in equal steps from the first to the last, and δ is the sum over the dots. (Eight latents from
+# 0.5 to 0.95 and 32 positions are the first setting of Table 6.) The second has the variances and means of a posterior $q$ of
+# the last latent: move its dots, with the pointer or the arrow keys, and try to get below δ. Then let the minimiser try, which
+# knows only {eq}`kl-matrix`: it ends on the rings, $1/\Lambda_{tt}$ with means 0, and no lower. Notice that the two ends may be
+# wider than the rest, since they have one neighbour and not two, and what one more position costs at small and at large α.
+# ```
+#
 # ### The conditions
 #
 # **A stationary prior**: $|\alpha| < 1$, and a first step with the variance of all others, here 1.

@@ -270,7 +270,20 @@ plotting.show(
 
 # %% [markdown]
 # Of the samples {result}`toy-near` % lie within three standard deviations of a heap (of the data {result}`toy-near-data` % do), and
-# {result}`toy-heaps` of the 5 heaps have some. The rest of this chapter is about why this works, what else the same network
+# {result}`toy-heaps` of the 5 heaps have some.
+#
+# ```{lab} diffusion
+# :still: toy
+# The same in your hands, with the best possible network in place of a trained one: for heaps of normal density it is known in
+# closed form (see [the score](#the-score)). Let time run back from noise to data and forth from data to noise. An arrow
+# points to where $\mathbf x_t$ becomes more likely; the tinted ground is within three standard deviations of a heap. Or draw
+# data of your own into the plane, with the pointer, or with the arrow keys and the space bar. Notice that the believed
+# $\mathbf x_0$ is near the middle of all data while $t$ is large, and that the heaps part late; that with all 1000 steps the
+# cloud is as near the data on the way back as on the way forth, and with ten (of the thousand times, at their own
+# $\bar\alpha_t$) it is not; and that where the standard deviation is very small, the best network can only give the data back.
+# ```
+#
+# The rest of this chapter is about why this works, what else the same network
 # can do, and what happens with pictures.
 #
 # ## From autoencoder to diffusion

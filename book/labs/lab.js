@@ -111,6 +111,8 @@ window.genbookLab = (() => {
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
   class Lab {
     constructor(box) {
       this.box = box;
@@ -207,6 +209,22 @@ window.genbookLab = (() => {
       return made;
     }
 
+    // What a pointer that is held down and the arrow keys do on a picture: `point` is given the
+    // place in units of the picture, `arrow` one step right and up, and both the event.
+    steer(canvas, { point, arrow }) {
+      const held = (event) => {
+        if (event.type === "pointerdown") canvas.setPointerCapture(event.pointerId);
+        if (event.buttons & 1) point(canvas.place(event), event);
+      };
+      canvas.addEventListener("pointerdown", held);
+      canvas.addEventListener("pointermove", held);
+      canvas.addEventListener("keydown", (event) => {
+        if (!(event.key in ARROWS)) return;
+        event.preventDefault();
+        arrow(ARROWS[event.key], event);
+      });
+    }
+
     // A line that a screen reader says when it changes.
     status() {
       const made = element("p", { class: "gb-lab-status", role: "status" });
@@ -229,11 +247,13 @@ window.genbookLab = (() => {
       };
       made.play = () => {
         running = true;
+        this.room.setAttribute("aria-busy", true); // a screen reader waits for the end
         made.textContent = "Stop";
         requestAnimationFrame(turn);
       };
       made.stop = () => {
         running = false;
+        this.room.setAttribute("aria-busy", false);
         made.textContent = text;
       };
       return made;
@@ -253,6 +273,22 @@ window.genbookLab = (() => {
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
     context.drawImage(small, x, y, size, size);
+  }
+
+  // Words and a dot in a picture.
+  function write(context, text, x, y, align = "center") {
+    context.fillStyle = colour("ink");
+    context.font = "12px sans-serif";
+    context.textAlign = align;
+    context.textBaseline = "middle";
+    context.fillText(text, x, y);
+  }
+
+  function dot(context, x, y, radius, filled = true) {
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    if (filled) context.fill();
+    else context.stroke();
   }
 
   async function start(box, button) {
@@ -286,7 +322,7 @@ window.genbookLab = (() => {
   }
 
   const api = {
-    define, uniform, normal, linear, tanh, relu, sigmoid, element, colour, calm, paint,
+    define, uniform, normal, linear, tanh, relu, sigmoid, element, colour, calm, paint, write, dot,
     take: (name, parcel) => {
       parcels[name] = parcel;
     },
