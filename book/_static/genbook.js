@@ -19,3 +19,17 @@
   });
   window.addEventListener("resize", mark);
 })();
+
+// Paper is light.
+(() => {
+  const page = document.documentElement;
+  let theme;
+
+  window.addEventListener("beforeprint", () => {
+    theme = page.dataset.theme;
+    page.dataset.theme = "light";
+  });
+  window.addEventListener("afterprint", () => {
+    page.dataset.theme = theme;
+  });
+})();
