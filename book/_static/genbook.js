@@ -33,3 +33,9 @@
     page.dataset.theme = theme;
   });
 })();
+
+// Beside what it finds, the search shows a few words that it reads from the page; from disk it may
+// not read.
+if (location.protocol === "file:") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup, Tag
@@ -17,6 +18,9 @@ from bs4 import BeautifulSoup, Tag
 from genbook import ledger
 from genbook.site import stage
 from genbook.site.errors import SiteError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -50,19 +54,24 @@ def write(html: Path, names: list[str], target: Path) -> Path:
     executable = browser()
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        printed(chromium.new_page(color_scheme="light"), html, names, target)
+        chromium.close()
+    return target
+
+
+def printed(page: Page, html: Path, names: list[str], target: Path) -> Path:
+    """Print with a page of a browser that runs."""
     # Beside the pages, whose pictures and style it uses.
     with tempfile.NamedTemporaryFile("w", dir=html, suffix=".html", encoding="utf-8") as joined:
         joined.write(str(join(html, names)))
         joined.flush()
-        with sync_playwright() as playwright:
-            chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-            page = chromium.new_page(color_scheme="light")
-            page.set_default_timeout(1000 * SECONDS)
-            page.goto(Path(joined.name).as_uri())
-            page.emulate_media(media="print")
-            page.evaluate(READY)
-            page.pdf(path=target, prefer_css_page_size=True, outline=True, tagged=True)
-            chromium.close()
+        page.set_default_timeout(1000 * SECONDS)
+        page.goto(Path(joined.name).as_uri())
+        page.emulate_media(media="print")
+        page.evaluate(READY)
+        page.pdf(path=target, prefer_css_page_size=True, outline=True, tagged=True)
     return target
 
 
@@ -99,12 +108,12 @@ def _mark(name: str, fragment: str = "") -> str:
 
 
 def _set_for_paper(text: Tag) -> None:
-    """Labs show their picture, folded parts are open, nothing waits for a script."""
+    """Labs show their picture, folded outputs are open, nothing waits for a script."""
     for tag in text.select("script, .gb-lab-room"):
         tag.decompose()
     for still in text.select("noscript"):
         still.unwrap()
-    for folded in text.select("details"):
+    for folded in text.select("details.hide"):
         folded["open"] = ""
 
 
