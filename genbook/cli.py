@@ -266,6 +266,9 @@ def book(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Wall-clock limit of each run, in seconds.")
     ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print it to _build/genbook.pdf, too.")
+    ] = False,
 ) -> None:
     """Build the book: fetch data, run what has no run yet, render the static site."""
     os.environ["GENBOOK_PROFILE"] = profile
@@ -283,6 +286,9 @@ def book(
         f"The book is built in {clock(ended - started)} (chapters {clock(ran - started)}, "
         f"pages {clock(ended - ran)}).\nOpen {page}"
     )
+    if pdf:
+        with reported():
+            typer.echo(f"On paper: {site.print_book(page.parent)}")
 
 
 @app.command(

@@ -19,3 +19,23 @@
   });
   window.addEventListener("resize", mark);
 })();
+
+// Paper is light.
+(() => {
+  const page = document.documentElement;
+  let theme;
+
+  window.addEventListener("beforeprint", () => {
+    theme = page.dataset.theme;
+    page.dataset.theme = "light";
+  });
+  window.addEventListener("afterprint", () => {
+    page.dataset.theme = theme;
+  });
+})();
+
+// Beside what it finds, the search shows a few words that it reads from the page; from disk it may
+// not read.
+if (location.protocol === "file:") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}

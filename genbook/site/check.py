@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,7 +16,7 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 
 from genbook import ledger
-from genbook.site import labs, stage
+from genbook.site import frame, labs, stage
 
 SITE_BYTES = 15_000_000  # without the weights of labs, which load when a reader starts a lab
 WEIGHTS_BYTES = 8_000_000
@@ -30,6 +31,7 @@ LOADED = {
 }  # fmt: skip
 # Relations of <link> that load nothing.
 NAMES_ONLY = {"canonical", "index", "next", "prev", "search", "author", "license"}
+FILE_NAME = re.compile(r"\S*[0-9a-f]{32,}\S*|\S+\.(svg|png|jpe?g|gif|webp)", re.IGNORECASE)
 CSS_ADDRESS = re.compile(r"""url\(\s*["']?([^"')]+)|@import\s+["']([^"']+)""")
 TEXT_FILES = {".css", ".html", ".ipynb", ".js", ".json", ".md", ".svg", ".txt"}
 
@@ -38,10 +40,12 @@ def problems(html: Path, source: Path) -> list[str]:
     """Everything that is wrong with the site in `html`, built from the stage `source`."""
     found: list[str] = []
     _weight.cache_clear()
+    _places.cache_clear()
     wanted = set(stage.pages(source))
     there = {p.relative_to(html).with_suffix("").as_posix() for p in _pages(html)}
     found += [f"the page {name} was not built" for name in sorted(wanted - there)]
-    found += [f"nobody asked for the page {name}" for name in sorted(there - wanted - EXTRA_PAGES)]
+    extra = EXTRA_PAGES | set(frame.moved(source))
+    found += [f"nobody asked for the page {name}" for name in sorted(there - wanted - extra)]
     for path in _pages(html):
         where = path.relative_to(html).as_posix()
         page = BeautifulSoup(path.read_bytes(), "html.parser")
@@ -78,6 +82,7 @@ def of_page(page: BeautifulSoup, path: Path) -> Iterator[str]:
         yield f"{weight:,} bytes over the wire, more than {PAGE_BYTES_ON_THE_WIRE:,}"
     yield from _links(page, path)
     yield from _pictures(page)
+    yield from _headings(page)
     for broken in page.select(".system-message, .problematic"):
         yield f"a builder's message in the page: {broken.get_text(' ', strip=True)[:200]}"
     ids = Counter(str(tag["id"]) for tag in page.select("article [id]"))
@@ -131,10 +136,34 @@ def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
         address = str(link["href"])
         target = _local(address, path)
         fragment = urlsplit(address).fragment
-        lost = target is not None and not target.is_file()
-        here = address.startswith("#") and bool(fragment)
-        if lost or (here and page.find(id=unquote(fragment)) is None):
+        if target is None and (urlsplit(address).scheme or not fragment):
+            continue
+        target = target or path
+        inside = bool(fragment) and target.suffix == ".html"
+        if not target.is_file() or (inside and unquote(fragment) not in _places(target)):
             yield f"the link {address} leads nowhere"
+
+
+@cache
+def _places(path: Path) -> frozenset[str]:
+    """The places on a page that a link can name."""
+    page = BeautifulSoup(path.read_bytes(), "html.parser")
+    return frozenset(str(tag["id"]) for tag in page.select("[id]"))
+
+
+def _headings(page: BeautifulSoup) -> Iterator[str]:
+    """One title, and below it no level left out.  What only a printer sees does not count."""
+    headings = [
+        tag
+        for tag in page.select("h1, h2, h3, h4, h5, h6")
+        if not tag.find_parent(class_="onlyprint")
+    ]
+    levels = [int(tag.name[1]) for tag in headings]
+    if levels.count(1) != 1:
+        yield f"{levels.count(1)} headings of the first level"
+    for before, tag in pairwise(headings):
+        if int(tag.name[1]) > int(before.name[1]) + 1:
+            yield f"the heading '{tag.get_text(strip=True)[:60]}' leaves out a level"
 
 
 def _pictures(page: BeautifulSoup) -> Iterator[str]:
@@ -153,7 +182,8 @@ def described(picture: Tag) -> bool:
     if picture.name == "img":
         # myst-nb falls back on the name of the image file, which is a hash.
         text = str(picture.get("alt") or "").strip()
-        return bool(text) and not re.fullmatch(r"\S*[0-9a-f]{32,}\S*", text)
+        file = Path(unquote(urlsplit(str(picture.get("src"))).path))
+        return text not in ("", file.name, file.stem) and not FILE_NAME.fullmatch(text)
     title = picture.find("title", recursive=False)
     named = str(picture.get("aria-label") or "").strip() or (title and title.get_text(strip=True))
     return picture.get("role") == "img" and bool(named)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 
-from genbook.site import labs, notebook, pictures
+from genbook.site import frame, labs, learned, notebook, pictures
 from genbook.site.lookup import Results
 
 # What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
@@ -54,14 +54,14 @@ def finish(pages: Path, source: Path) -> None:
         text = path.read_text(encoding="utf-8")
         for wrong, right in CORRECTIONS:
             text = re.sub(wrong, right, text)
-        path.write_text(with_picture_files(text, path, pages), encoding="utf-8")
+        text = learned.coloured(with_picture_files(text, path, pages))
+        path.write_text(text, encoding="utf-8")
     results = Results.read(source / "results.json")
     for name in results.chapters:
         page = nbformat.read(source / "chapters" / f"{name}.ipynb", as_version=4)
-        nbformat.write(
-            notebook.for_download(page, name, results),
-            pages / "_sources" / "chapters" / f"{name}.ipynb",
-        )
+        elsewhere = notebook.for_download(page, name, results)
+        frame.bring_the_library(elsewhere, source)
+        nbformat.write(elsewhere, pages / "_sources" / "chapters" / f"{name}.ipynb")
 
 
 def with_picture_files(text: str, path: Path, pages: Path) -> str:

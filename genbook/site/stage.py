@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 
 from genbook import ledger, runs
-from genbook.site import labs, notebook, results
+from genbook.site import frame, labs, notebook, results
 from genbook.site.errors import SiteError
 
 TOC_FILE = re.compile(r"^\s*(?:-\s+)?(?:file|root):\s*(\S+)\s*$", re.MULTILINE)
@@ -62,6 +62,7 @@ def stage(folder: Path, profile: str, fresh: Mapping[str, runs.Run]) -> None:
     (folder / "chapters").mkdir()
     for name, run in fresh.items():
         merged = notebook.page(name, root / "chapters" / f"{name}.py", run.notebook)
+        frame.link_to_source(merged, name, root)
         nbformat.write(merged, folder / "chapters" / f"{name}.ipynb")
     # In the order of the claims files, in which the ledger lists the claims.
     content = json.dumps(results.collect(profile, fresh), indent=1)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from genbook import ledger, runs, site
+from genbook.site.pdf import BROWSERS, FLAGS
 
 REAL_ROOT = ledger.ROOT
 HERE = Path(__file__).parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def lay_out(root: Path) -> Path:
@@ -96,8 +96,7 @@ def browser() -> Iterator[object]:
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=flags)
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield chromium
         chromium.close()

@@ -11,13 +11,12 @@ from axe_playwright_python.sync_playwright import Axe
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
-from genbook import ledger, plotting, runs
+from genbook import ledger, plotting
 from genbook.plotting import COLORS
 from genbook.site import check, pictures, stage
 from genbook.site.finish import with_picture_files
 
-CHAPTERS = runs.chapters()
-PAGES = [n for n in stage.pages(ledger.ROOT) if not n.startswith("chapters/")] + ["chapters/toy"]
+PAGES = [*stage.pages(ledger.ROOT), *sorted(check.EXTRA_PAGES)]
 # The insides of code and formulas: thousands of elements of a real chapter that differ from those
 # of the toy, which is looked at as a whole, only in their letters; with them axe takes a minute.
 ALIKE = (".highlight", "mjx-math")
@@ -98,11 +97,8 @@ def check_page(browser: Any, path: Path, *, beside: tuple[str, ...] = ()) -> Non
     page.context.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_quiet_offline_readable_and_accessible(
-    browser: Any, toy_site: Path, name: str
-) -> None:
-    check_page(browser, toy_site / f"{name}.html")
+def test_the_toy_is_quiet_offline_readable_and_accessible(browser: Any, toy_site: Path) -> None:
+    check_page(browser, toy_site / "chapters/toy.html")
 
 
 def test_each_theme_shows_its_own_variant_of_a_figure(browser: Any, toy_site: Path) -> None:
@@ -163,8 +159,28 @@ def weight(browser: Any, path: Path) -> int:
     )
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_of_the_book_holds_in_a_browser(browser: Any, book: Path, name: str) -> None:
-    path = book / "chapters" / f"{name}.html"
+def check_page_of_the_book(browser: Any, path: Path) -> None:
     check_page(browser, path, beside=ALIKE)
-    assert weight(browser, path) <= check.PAGE_BYTES_ON_THE_WIRE
+    assert weight(browser, path) <= check.PAGE_BYTES_ON_THE_WIRE, path.name
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_the_book_holds_in_a_browser(browser: Any, book: Path, name: str) -> None:
+    check_page_of_the_book(browser, book / f"{name}.html")
+
+
+def test_so_do_pages_that_a_build_adds(browser: Any, book: Path) -> None:
+    looked_at = {book / f"{name}.html" for name in PAGES}
+    for path in sorted({p for p in book.rglob("*.html") if "_static" not in p.parts} - looked_at):
+        check_page_of_the_book(browser, path)
+
+
+def test_the_search_works_from_disk(browser: Any, book: Path) -> None:
+    page, faults = open_page(browser, book / "search.html", WIDE, "light")
+    page.goto(f"{(book / 'search.html').as_uri()}?q=wake-sleep")
+    page.wait_for_function("document.body.innerText.includes('Search finished')")
+    found = page.locator("#search-results li a").all_inner_texts()
+    assert "1. Auto-Encoding Variational Bayes" in found
+    page.wait_for_timeout(300)
+    assert faults == []
+    page.context.close()

@@ -18,7 +18,7 @@ def faults(tmp_path):
 
     def find(body: str) -> list[str]:
         path = tmp_path / "a.html"
-        path.write_text(f"<html><body><article>{body}</article></body></html>")
+        path.write_text(f"<html><body><article><h1>a</h1>{body}</article></body></html>")
         return list(check.of_page(BeautifulSoup(path.read_bytes(), "html.parser"), path))
 
     return find
@@ -56,6 +56,13 @@ def test_links_and_data_are_fine(body, faults):
     assert faults(body) == []
 
 
+def test_links_to_places_on_other_pages_and_headings_in_order_are_fine(faults, tmp_path):
+    (tmp_path / "b.html").write_text('<p id="some–where"></p>')
+    printed = '<div class="onlyprint"><h1>a</h1><h4>b</h4></div>'
+    link = '<a href="b.html#some%E2%80%93where">a</a>'
+    assert faults(f"{printed}<h2>b</h2><h3>c</h3><h2>d</h2>{link}") == []
+
+
 @pytest.mark.parametrize(
     ("body", "described"),
     [
@@ -63,6 +70,8 @@ def test_links_and_data_are_fine(body, faults):
         ('<img src="data:,">', False),
         ('<img src="data:," alt=" ">', False),
         (f'<img src="data:," alt="../_images/{HASH}.png">', False),
+        ('<img src="_images/curves.svg" alt="curves">', False),
+        ('<img src="data:," alt="Figure-2.SVG">', False),
         ('<img src="data:," alt="" role="presentation">', True),
         ('<svg role="img" aria-label="two curves"></svg>', True),
         ('<svg role="img"><title>two curves</title></svg>', True),
@@ -81,11 +90,15 @@ def test_every_picture_needs_words(body, described, faults):
         ('<a href="nowhere.html">a</a>', "leads nowhere"),
         ('<a href="#nowhere">a</a>', "leads nowhere"),
         ('<img src="nowhere.png" alt="a">', "does not exist"),
+        ('<a href="b.html#nowhere">a</a>', "leads nowhere"),
+        ("<h1>again</h1>", "2 headings of the first level"),
+        ("<h2>a</h2><h4>deep</h4>", "'deep' leaves out a level"),
         ('<p id="a"></p><p id="a"></p>', "occurs 2 times"),
         ('<p class="system-message">broken</p>', "broken"),
     ],
 )
-def test_broken_pages_are_found(body, fault, faults):
+def test_broken_pages_are_found(body, fault, faults, tmp_path):
+    (tmp_path / "b.html").write_text('<p id="somewhere"></p>')
     assert any(fault in text for text in faults(body))
 
 
