@@ -68,14 +68,22 @@ def _provenance(runs_of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "profile": first["profile"],
         "seeds": [one["seed"] for one in runs_of],
-        "commit": first["commit"] or "unknown",
+        "commits": list(dict.fromkeys(one["commit"] or "unknown" for one in runs_of)),
         "dirty": any(one["dirty"] for one in runs_of),
         "machine": first.get("gpu") or first["processor"] or first["platform"],
         "device": first["device"],
         "seconds": statistics.fmean(one["wall_seconds"] for one in runs_of),
         "versions": f"torch {first['packages']['torch']}",
-        "commands": [one["command"] for one in runs_of],
+        "command": _command(runs_of),
     }
+
+
+def _command(runs_of: Sequence[Mapping[str, Any]]) -> str:
+    """The one command that makes these runs again."""
+    command: str = runs_of[0]["command"]
+    seeds = ",".join(str(one["seed"]) for one in runs_of)
+    alone = f"--seed {runs_of[0]['seed']} "
+    return command.replace(alone, f"--seeds {seeds} ") if len(runs_of) > 1 else command
 
 
 def _judged(claim: ledger.Claim, row: Mapping[str, Any], profile: str) -> Mapping[str, Any]:
