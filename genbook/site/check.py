@@ -38,6 +38,7 @@ def problems(html: Path, source: Path) -> list[str]:
     """Everything that is wrong with the site in `html`, built from the stage `source`."""
     found: list[str] = []
     _weight.cache_clear()
+    _ids.cache_clear()
     wanted = set(stage.pages(source))
     there = {p.relative_to(html).with_suffix("").as_posix() for p in _pages(html)}
     found += [f"the page {name} was not built" for name in sorted(wanted - there)]
@@ -125,6 +126,12 @@ def _weight(path: Path) -> int:
     return len(gzip.compress(path.read_bytes(), mtime=0))
 
 
+@cache
+def _ids(path: Path) -> frozenset[str]:
+    """The ids of a page, for the links of others."""
+    return frozenset(re.findall(r'\sid="([^"]+)"', path.read_text(encoding="utf-8")))
+
+
 def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
     """Links inside the book lead somewhere."""
     for link in page.select("article a[href]"):
@@ -133,7 +140,12 @@ def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
         fragment = urlsplit(address).fragment
         lost = target is not None and not target.is_file()
         here = address.startswith("#") and bool(fragment)
-        if lost or (here and page.find(id=unquote(fragment)) is None):
+        there = target is not None and target.suffix == ".html" and bool(fragment) and not lost
+        if (
+            lost
+            or (here and page.find(id=unquote(fragment)) is None)
+            or (there and target is not None and unquote(fragment) not in _ids(target))
+        ):
             yield f"the link {address} leads nowhere"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 
-from genbook.site import labs, notebook
+from genbook.site import labs, names, notebook, places
 from genbook.site.lookup import Results
 
 # What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
@@ -53,6 +53,9 @@ def finish(pages: Path, source: Path) -> None:
         path.write_text(with_picture_files(text, path, pages), encoding="utf-8")
     results = Results.read(source / "results.json")
     for name in results.chapters:
+        path, code = pages / "chapters" / f"{name}.html", source / "chapters" / f"{name}.ipynb"
+        linked = names.linked(path.read_text(encoding="utf-8"), places.chapter_imports(code))
+        path.write_text(linked, encoding="utf-8")
         page = nbformat.read(source / "chapters" / f"{name}.ipynb", as_version=4)
         nbformat.write(
             notebook.for_download(page, name, results),

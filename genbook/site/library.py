@@ -88,6 +88,13 @@ def _read(path: str) -> Module:
     return Module(path, ast.get_docstring(tree) or "", tuple(entries), imports(tree))
 
 
+def module_of(path: str) -> str | None:
+    """The documented module that a path names or lies in."""
+    while path and path not in modules():
+        path = path.rpartition(".")[0]
+    return path or None
+
+
 def imports(tree: ast.AST) -> dict[str, str]:
     """What the names that code imports from the package stand for: nets -> nn, show ->
     reading.show."""
@@ -220,7 +227,7 @@ def _body(entry: Entry) -> str:
 
 def _folded(entry: Entry) -> str:
     return (
-        f'<details class="gb-source"><summary>Source of {entry.name}</summary>'
+        f'<details class="gb-folded"><summary>Source of {entry.name}</summary>'
         f"{coloured(entry.source)}</details>"
     )
 

@@ -5,6 +5,7 @@ _static/               their style
 chapters/NAME.ipynb    today's prose with the run's outputs
 results.json           every number that a page may print
 labs.json              what the labs of a page run on
+library/, library.json pages of the library and what they show
 _config.yml, _toc.yml
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 import nbformat
 
 from genbook import ledger, runs
-from genbook.site import labs, notebook, results
+from genbook.site import equations, labs, library, notebook, places, results
 from genbook.site.errors import SiteError
 
 TOC_FILE = re.compile(r"^\s*(?:-\s+)?(?:file|root):\s*(\S+)\s*$", re.MULTILINE)
@@ -67,6 +68,8 @@ def stage(folder: Path, profile: str, fresh: Mapping[str, runs.Run]) -> None:
     content = json.dumps(results.collect(profile, fresh), indent=1)
     (folder / "results.json").write_text(content + "\n", encoding="utf-8")
     labs.stage(folder, fresh)
+    library.stage(folder, places.chapters_that_use(folder / "chapters"))
+    equations.stage(folder, library.PACKAGE.parent / "tests")
     _check_toc(folder, root)
 
 
