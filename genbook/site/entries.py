@@ -1,7 +1,9 @@
-"""Sphinx extension: the directive `{entry}`, a name of the library as a section of its page.
+"""Sphinx extension: the directives `{generated}` and `{entry}`, which put what the book makes of
+itself on a page: tables of equations, docstrings and source of the library.
 
-Its anchor is the name's path as it is written, which a heading in MyST could not have: that would
-be in small letters, and `Score` and `score` the same.
+Both take it from `generated.json` in the source folder.  An entry is a section, whose anchor is the
+name's path as it is written; a heading in MyST could not have it, since its anchor is in small
+letters, and `Score` and `score` would be the same.
 """
 
 from __future__ import annotations
@@ -14,29 +16,39 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from genbook.site import library
+
+class Unsearched(nodes.General, nodes.Element):
+    """HTML that the search does not read."""
 
 
-class EntryDirective(SphinxDirective):
-    """What library.json has under a path: of a module the words, of a name in it a section."""
+def visit(translator: Any, node: Unsearched) -> None:
+    translator.body.append(node["html"])
+    raise nodes.SkipNode
 
+
+class GeneratedDirective(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
+        words, code = self.config.genbook_generated[self.arguments[0]]
+        return [nodes.raw("", words, format="html"), Unsearched(html=code)]
+
+
+class EntryDirective(GeneratedDirective):
+    def run(self) -> list[nodes.Node]:
         (path,) = self.arguments
-        body = nodes.raw("", self.config.genbook_library[path], format="html")
-        if path in library.modules():
-            return [body]
         name = path.rpartition(".")[2]
-        return [nodes.section("", nodes.title(name, name), body, ids=[path])]
+        return [nodes.section("", nodes.title(name, name), *super().run(), ids=[path])]
 
 
-def read_library(app: Sphinx) -> None:
-    text = (Path(app.srcdir) / "library.json").read_text(encoding="utf-8")
-    app.config.genbook_library = json.loads(text)
+def read_generated(app: Sphinx) -> None:
+    text = (Path(app.srcdir) / "generated.json").read_text(encoding="utf-8")
+    app.config.genbook_generated = json.loads(text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_node(Unsearched, html=(visit, None))
+    app.add_directive("generated", GeneratedDirective)
     app.add_directive("entry", EntryDirective)
-    app.connect("builder-inited", read_library)
+    app.connect("builder-inited", read_generated)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,6 +8,7 @@ text named last before it, else to the paper of the module or of the chapter.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ from genbook.site.places import Section, Test, sections, tests
 KINDS = ("equation", "algorithm", "theorem", "appendix", "section")
 NUMBER = r"(?:\(\d+\)|\d+(?:\.\d+)*|[A-Z](?:\.\d+)*)(?![\w.]*\w)"
 NAMED = re.compile(
-    rf"\b(equation|algorithm|theorem|appendix|section)s?\s+({NUMBER}(?:(?:,| to|,? and)\s+{NUMBER})*)",
+    rf"\b({'|'.join(KINDS)})s?\s+({NUMBER}(?:(?:,| to|,? and)\s+{NUMBER})*)",
     re.IGNORECASE,
 )
 RANGE = re.compile(r"(\d+)\)? to \(?(\d+)")
@@ -131,19 +132,36 @@ def _docstrings() -> Iterator[tuple[str, str, str]]:
                 yield one.path, module.path, one.doc
 
 
-def stage(folder: Path, tests_folder: Path) -> None:
-    """Put the tables, a paper each, in the place of `{equations}` on the staged page."""
-    page = folder / "equations.md"
-    known = papers(folder / "equations.toml")
-    in_book = sections(folder / "chapters")
+def stage(folder: Path, tests_folder: Path) -> dict[str, library.Piece]:
+    """Put a section for each paper in the place of `{equations}`; return the tables in them."""
+    page, listed = folder / "equations.md", folder / "equations.toml"
+    known, in_book = papers(listed), sections(folder / "chapters")
     found, called = index(known, in_book), tests(tests_folder)
-    tables = "\n\n".join(_paper(paper, found[paper.key], in_book, called) for paper in known)
+    parts = "\n\n".join(_section(paper, found[paper.key]) for paper in known)
     text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace("```{equations}\n```", tables), encoding="utf-8")
-    (folder / "equations.toml").unlink()
+    page.write_text(text.replace("```{equations}\n```", parts), encoding="utf-8")
+    listed.unlink()
+    return {
+        f"equations.{paper.key}": library.Piece(
+            "", _table(paper, found[paper.key], in_book, called)
+        )
+        for paper in known
+    }
 
 
-def _paper(
+def _section(paper: Paper, rows: Iterable[str]) -> str:
+    parts = [f"## {paper.title}", f"{{cite:t}}`{paper.key}`"]
+    parts += [f"```{{generated}} equations.{paper.key}\n```"]
+    absent = missing(rows)
+    if absent:
+        plural = "s" if len(absent) > 1 else ""
+        parts += [
+            f"Neither library nor chapter names equation{plural} {', '.join(map(str, absent))}."
+        ]
+    return "\n\n".join(parts)
+
+
+def _table(
     paper: Paper, rows: Mapping[str, Row], book: list[Section], called: Mapping[str, list[Test]]
 ) -> str:
     head = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in COLUMNS)
@@ -152,17 +170,10 @@ def _paper(
         for what, row in rows.items()
         for function in row.functions or [""]
     )
-    table = (
+    return (
         f'<div class="gb-scroll" role="region" aria-label="Equations of {escape(paper.title)}">'
         f'<table class="gb-cards gb-equations" role="table"><thead role="rowgroup">'
         f'<tr role="row">{head}</tr></thead><tbody role="rowgroup">{body}</tbody></table></div>'
-    )
-    absent = missing(rows)
-    listed = ", ".join(map(str, absent))
-    return f"## {paper.title}\n\n{{cite:t}}`{paper.key}`\n\n```{{raw}} html\n{table}\n```\n\n" + (
-        f"Neither library nor chapter names equation{'s' * (len(absent) > 1)} {listed}."
-        if absent
-        else ""
     )
 
 
@@ -198,9 +209,16 @@ def _place(section: Section, paper: Paper) -> str:
 
 
 def _tests(found: list[Test]) -> str:
+    """By file: the names of the first few tests, and of the others to unfold."""
     if not found:
         return '<span class="gb-none">no test calls it by name</span>'
-    lines = [f"{escape(test.name)} <small>{escape(test.file)}</small>" for test in found]
-    first, rest = lines[:TESTS_SHOWN], lines[TESTS_SHOWN:]
-    more = f"<details><summary>{len(rest)} more</summary>{'<br>'.join(rest)}</details>"
-    return "<br>".join(first) + (more if rest else "")
+    rest = found[TESTS_SHOWN:]
+    more = f"<details><summary>{len(rest)} more</summary>{_by_file(rest)}</details>"
+    return _by_file(found[:TESTS_SHOWN]) + (more if rest else "")
+
+
+def _by_file(found: list[Test]) -> str:
+    return "<br>".join(
+        f"<small>{escape(file)}</small><br>" + "<br>".join(escape(test.name) for test in group)
+        for file, group in itertools.groupby(found, key=lambda test: test.file)
+    )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from docutils.nodes import make_id
 from pygments import format as formatted
@@ -34,7 +34,7 @@ ROOMS = (
     ("coverage", "contrast", "plane", "ddgan", "survae"),
     ("metrics", "metrics.classifier", "metrics.frechet", "metrics.inception", "metrics.modes",
      "metrics.neighbours", "metrics.parzen"),
-    ("data", "data.files", "data.own", "data.words", "data.flickr", "data.crowd"),
+    ("data", "data.words", "data.flickr", "data.crowd"),
     ("training", "graphs", "nn"),
     ("ledger", "reading", "plotting"),
 )  # fmt: skip
@@ -42,7 +42,7 @@ INTRODUCTION = """Written from the source when the book is built: every public n
 docstring as it stands in the code, and the rest of its source folded below."""
 # Only these are coloured; a class for every name and bracket would double the pages.
 COLOURED = (
-    token.Comment, token.Keyword, token.Literal.Number, token.Literal.String,
+    token.Comment, token.Keyword, token.Literal.String,
     token.Name.Class, token.Name.Decorator, token.Name.Function,
 )  # fmt: skip
 CODE = re.compile(r"`([^`\n]+)`")
@@ -71,6 +71,13 @@ class Module:
     doc: str
     entries: tuple[Entry, ...]
     borrowed: Mapping[str, str]  # names that it takes from other modules of the package
+
+
+class Piece(NamedTuple):
+    """HTML made for a page: words, which the search finds, and code, which it leaves alone."""
+
+    words: str
+    code: str = ""
 
 
 @cache
@@ -183,52 +190,48 @@ def catalogue() -> dict[str, str]:
 
 
 def stage(folder: Path, used: Mapping[str, Iterable[str]]) -> None:
-    """Write the pages, and library.json with what `{entry}` puts into them.
-
-    `used` names the chapters that use a module, as links.
-    """
+    """Write the pages, which only name what stands on them; `used` gives, by module, links to the
+    chapters that use it."""
     (folder / "library").mkdir()
     for room in ROOMS:
         (folder / "library" / f"{room[0]}.md").write_text(_page(room, used), encoding="utf-8")
-    bodies = {path: paragraphs(module.doc) for path, module in modules().items()}
-    bodies |= {e.path: _body(e) for module in modules().values() for e in module.entries}
-    (folder / "library.json").write_text(json.dumps(bodies, indent=0), encoding="utf-8")
+
+
+def pieces() -> dict[str, Piece]:
+    """What stands under each name of a page."""
+    found = {path: Piece(paragraphs(module.doc)) for path, module in modules().items()}
+    return found | {e.path: _piece(e) for m in modules().values() for e in m.entries}
 
 
 def _page(room: tuple[str, ...], used: Mapping[str, Iterable[str]]) -> str:
     title = ", ".join(path for path in room if path == room[0] or "." not in path)
     parts = [f"# {title}", INTRODUCTION]
     for module in (modules()[path] for path in room):
-        parts += [f"## genbook.{module.path}", _directive(module.path)]
+        parts += [f"## genbook.{module.path}", _directive("generated", module.path)]
         chapters = ", ".join(used.get(module.path, ()))
         parts += [f"Used in {chapters}."] if chapters else []
-        parts += [_directive(entry.path) for entry in module.entries]
+        parts += [_directive("entry", entry.path) for entry in module.entries]
     return "\n\n".join(parts) + "\n"
 
 
-def _directive(path: str) -> str:
-    return f"```{{entry}} {path}\n```"
+def _directive(name: str, path: str) -> str:
+    return f"```{{{name}}} {path}\n```"
 
 
-def _body(entry: Entry) -> str:
-    """Signature, docstring, methods, and the source to unfold."""
-    signature = f'<p class="gb-signature"><code>{escape(entry.signature)}</code></p>'
+def _piece(entry: Entry) -> Piece:
+    """Signature, docstring and methods, and the source to unfold."""
+    if not entry.signature:
+        return Piece("", coloured(entry.source))
     methods = "".join(
         f'<dt id="{m.path}"><code>{escape(m.signature)}</code></dt><dd>{paragraphs(m.doc)}</dd>'
         for m in entry.methods
     )
-    return (
-        (signature if entry.signature else "")
+    return Piece(
+        f'<p class="gb-signature"><code>{escape(entry.signature)}</code></p>'
         + paragraphs(entry.doc)
-        + (f'<dl class="gb-methods">{methods}</dl>' if methods else "")
-        + (_folded(entry) if entry.signature else coloured(entry.source))
-    )
-
-
-def _folded(entry: Entry) -> str:
-    return (
+        + (f'<dl class="gb-methods">{methods}</dl>' if methods else ""),
         f'<details class="gb-folded"><summary>Source of {entry.name}</summary>'
-        f"{coloured(entry.source)}</details>"
+        f"{coloured(entry.source)}</details>",
     )
 
 

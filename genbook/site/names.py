@@ -68,7 +68,7 @@ def _linked_cell(cell: str, imported: Mapping[str, str], up: str) -> str:
         dot = '<span class="o">.</span>'
         stop = ' tabindex="-1"' if path in seen else ""
         seen.add(path)
-        opening = f'<a class="gb-code" href="{up}{library.catalogue()[path]}"{stop}>'
+        opening = f'<a href="{up}{library.catalogue()[path]}"{stop}>'
         rest = "".join(dot + span for span in spans[length:])
         return f"{opening}{dot.join(spans[:length])}</a>{rest}"
 

@@ -53,8 +53,8 @@ def chapters_that_use(chapters: Path) -> dict[str, list[str]]:
     """By module of the library, links to the chapters that import it."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(chapters.glob("*.ipynb")):
-        modules = {library.module_of(name) for name in chapter_imports(path).values()}
-        for module in sorted(modules - {None}):
+        modules = map(library.module_of, chapter_imports(path).values())
+        for module in sorted(set(filter(None, modules))):
             found[module].append(f"{{doc}}`/chapters/{path.stem}`")
     return found
 

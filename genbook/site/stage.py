@@ -5,7 +5,8 @@ _static/               their style
 chapters/NAME.ipynb    today's prose with the run's outputs
 results.json           every number that a page may print
 labs.json              what the labs of a page run on
-library/, library.json pages of the library and what they show
+library/               the pages of the library
+generated.json         what these and the page of equations show
 _config.yml, _toc.yml
 """
 
@@ -69,7 +70,9 @@ def stage(folder: Path, profile: str, fresh: Mapping[str, runs.Run]) -> None:
     (folder / "results.json").write_text(content + "\n", encoding="utf-8")
     labs.stage(folder, fresh)
     library.stage(folder, places.chapters_that_use(folder / "chapters"))
-    equations.stage(folder, library.PACKAGE.parent / "tests")
+    tables = equations.stage(folder, library.PACKAGE.parent / "tests")
+    made = json.dumps(library.pieces() | tables, indent=0)
+    (folder / "generated.json").write_text(made, encoding="utf-8")
     _check_toc(folder, root)
 
 
