@@ -17,7 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 
-class Unsearched(nodes.General, nodes.Element):
+class Unsearched(nodes.Element):  # type: ignore[misc]  # docutils ships no types
     """HTML that the search does not read."""
 
 

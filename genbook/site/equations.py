@@ -186,7 +186,9 @@ def _row(
     cells = (
         _link(function, library.catalogue()[function]) if function else
         f'<span class="gb-none">no function</span> {escape(paper.without.get(what, ""))}',
-        _tests(called.get(function, [])) if function else "—",
+        "—"
+        if function in ("", *library.modules())
+        else _tests(called.get(function, [])),
         "<br>".join(_place(place, paper) for place in places) or "—",
     )  # fmt: skip
     texts = "".join(
@@ -209,16 +211,11 @@ def _place(section: Section, paper: Paper) -> str:
 
 
 def _tests(found: list[Test]) -> str:
-    """By file: the names of the first few tests, and of the others to unfold."""
+    """The names of the first few tests by file, and how many others there are."""
     if not found:
         return '<span class="gb-none">no test calls it by name</span>'
-    rest = found[TESTS_SHOWN:]
-    more = f"<details><summary>{len(rest)} more</summary>{_by_file(rest)}</details>"
-    return _by_file(found[:TESTS_SHOWN]) + (more if rest else "")
-
-
-def _by_file(found: list[Test]) -> str:
-    return "<br>".join(
-        f"<small>{escape(file)}</small><br>" + "<br>".join(escape(test.name) for test in group)
-        for file, group in itertools.groupby(found, key=lambda test: test.file)
-    )
+    lines = []
+    for file, group in itertools.groupby(found[:TESTS_SHOWN], key=lambda test: test.file):
+        lines += [f"<small>{escape(file)}</small>", *(escape(test.name) for test in group)]
+    more = len(found) - TESTS_SHOWN
+    return "<br>".join(lines + [f"and {more} more"] * (more > 0))

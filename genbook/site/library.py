@@ -40,11 +40,8 @@ ROOMS = (
 )  # fmt: skip
 INTRODUCTION = """Written from the source when the book is built: every public name, with its
 docstring as it stands in the code, and the rest of its source folded below."""
-# Only these are coloured; a class for every name and bracket would double the pages.
-COLOURED = (
-    token.Comment, token.Keyword, token.Literal.String,
-    token.Name.Class, token.Name.Decorator, token.Name.Function,
-)  # fmt: skip
+# Only these are coloured; a class for every name, word and bracket would double the pages.
+COLOURED = (token.Comment, token.Literal.String, token.Name.Class, token.Name.Function)
 CODE = re.compile(r"`([^`\n]+)`")
 
 

@@ -87,34 +87,48 @@ def _sections(path: Path) -> Iterator[Section]:
 
 
 def tests(folder: Path) -> Mapping[str, list[Test]]:
-    """The tests that call each documented name, themselves or by a helper in their file."""
-    found: dict[str, list[Test]] = defaultdict(list)
+    """The tests that call each documented name: those that do it themselves, then those that do it
+    by a helper in their file."""
+    found: dict[str, list[tuple[bool, Test]]] = defaultdict(list)
     for path in sorted(folder.rglob("test_*.py")):
         file = path.relative_to(folder.parent).as_posix()
-        for name, used in tests_of(path.read_text(encoding="utf-8")).items():
-            for target in sorted(used):
-                found[target].append(Test(file, name))
-    return found
+        for name, (own, helped) in tests_of(path.read_text(encoding="utf-8")).items():
+            for target in sorted(own | helped):
+                found[target].append((target not in own, Test(file, name)))
+    return {
+        target: [test for _, test in sorted(called, key=lambda pair: pair[0])]
+        for target, called in found.items()
+    }
 
 
-def tests_of(text: str) -> dict[str, set[str]]:
-    """The documented names that each test of a file uses."""
+def tests_of(text: str) -> dict[str, tuple[set[str], set[str]]]:
+    """The documented names that each test of a file uses, itself and by helpers of the file."""
     tree = ast.parse(text)
     imported = library.imports(tree)
     methods = _methods({path.split(".")[0] for path in imported.values()})
-    parts = {node.name: node for node in ast.walk(tree)
-             if isinstance(node, ast.FunctionDef | ast.ClassDef)}  # fmt: skip
-    used = {name: set(names.used(node, imported)) | {
-                path for part in ast.walk(node) if isinstance(part, ast.Attribute)
-                for path in methods.get(part.attr, ())
-            } for name, node in parts.items()}  # fmt: skip
-    words = {name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
-                a.arg for a in ast.walk(node) if isinstance(a, ast.arg)
-            } for name, node in parts.items()}  # fmt: skip
+    parts = {
+        node.name: node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    used = {name: _used(node, imported, methods) for name, node in parts.items()}
+    words = {name: _words(node) for name, node in parts.items()}
     return {
-        name: set().union(*(used[part] for part in _reached(name, words)))
+        name: (used[name], set().union(*(used[part] for part in _reached(name, words))))
         for name in parts
         if name.startswith("test_")
+    }
+
+
+def _used(node: ast.AST, imported: Mapping[str, str], methods: Mapping[str, set[str]]) -> set[str]:
+    called = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+    return set(names.used(node, imported)).union(*(methods.get(name, ()) for name in called))
+
+
+def _words(node: ast.AST) -> set[str]:
+    """Names and arguments in a part of a file: pytest gives a fixture to an argument."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} | {
+        part.arg for part in ast.walk(node) if isinstance(part, ast.arg)
     }
 
 
