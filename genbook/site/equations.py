@@ -178,31 +178,34 @@ def _table(
 
 
 def _row(
-    paper: Paper, what: str, function: str, row: Row, book: list[Section],
+    paper: Paper,
+    what: str,
+    function: str,
+    row: Row,
+    book: list[Section],
     called: Mapping[str, list[Test]],
-) -> str:  # fmt: skip
-    shown = [s for s in book if function in s.shown]
-    places = row.sections + [s for s in shown if s not in row.sections]
+) -> str:
+    """One function of an equation, or the reason why there is none."""
+    places = row.sections + [s for s in book if function in s.shown and s not in row.sections]
+    why = f'<span class="gb-none">no function:</span> {escape(paper.without.get(what, ""))}'
+    whole = function in library.modules()
     cells = (
-        _link(function, library.catalogue()[function]) if function else
-        f'<span class="gb-none">no function</span> {escape(paper.without.get(what, ""))}',
-        "—"
-        if function in ("", *library.modules())
-        else _tests(called.get(function, [])),
+        _link(function) if function else why,
+        _tests(called.get(function, [])) if function and not whole else "—",
         "<br>".join(_place(place, paper) for place in places) or "—",
-    )  # fmt: skip
+    )
     texts = "".join(
         f'<td role="cell" data-label="{label}"><div>{text}</div></td>'
         for label, text in zip(COLUMNS[1:], cells, strict=True)
     )
-    anchor = f"{paper.key}-{what}"
-    mark = f' id="{make_id(anchor)}"' if function in ("", *row.functions[:1]) else ""
+    anchor = make_id(f"{paper.key}-{what}")
+    mark = f' id="{anchor}"' if function in ("", *row.functions[:1]) else ""
     first = f'<th role="rowheader" scope="row">{escape(what[0].upper() + what[1:])}</th>'
     return f'<tr role="row"{mark}>{first}{texts}</tr>'
 
 
-def _link(path: str, address: str) -> str:
-    return f'<a href="{address}"><code>{path}</code></a>'
+def _link(path: str) -> str:
+    return f'<a href="{library.catalogue()[path]}"><code>{path}</code></a>'
 
 
 def _place(section: Section, paper: Paper) -> str:
@@ -216,6 +219,10 @@ def _tests(found: list[Test]) -> str:
         return '<span class="gb-none">no test calls it by name</span>'
     lines = []
     for file, group in itertools.groupby(found[:TESTS_SHOWN], key=lambda test: test.file):
-        lines += [f"<small>{escape(file)}</small>", *(escape(test.name) for test in group)]
+        lines += [f"<small>{escape(file)}</small>", *(_breakable(test.name) for test in group)]
     more = len(found) - TESTS_SHOWN
     return "<br>".join(lines + [f"and {more} more"] * (more > 0))
+
+
+def _breakable(name: str) -> str:
+    return escape(name).replace("_", "_<wbr>")

@@ -19,12 +19,13 @@ import nbformat
 from genbook.site import labs, names, notebook, places
 from genbook.site.lookup import Results
 
-# What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
-# have a smaller twin.
+# What no reader's browser loads: sources for a debugger, translations of the theme, fonts that have
+# a smaller twin, and the marks of companies, of which no page has one.
 UNUSED = (
     "*.map",
     "webpack-macros.html",
     "fa-*.ttf",
+    "fa-brands-*",
     "fontawesome.js*",
     ".buildinfo",
     "*.mo",

@@ -32,8 +32,9 @@ def address(chain: list[str], imported: Mapping[str, str]) -> tuple[str, int] | 
 
 def used(node: ast.AST, imported: Mapping[str, str]) -> Iterator[str]:
     """The paths of the documented names in code, in its order; a name may come several times."""
+    within = {part.value for part in ast.walk(node) if isinstance(part, ast.Attribute)}
     for part in ast.walk(node):
-        chain = _chain(part)
+        chain = [] if part in within else _chain(part)
         found = address(chain, imported) if chain else None
         if found is not None:
             yield found[0]
