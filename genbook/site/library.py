@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -247,7 +248,7 @@ def paragraphs(doc: str) -> str:
     for part in re.split(r"\n\s*\n", inspect.cleandoc(doc)) if doc else []:
         text = CODE.sub(r"<code>\1</code>", escape(part, quote=False))
         if re.search(r"^(?: |- )", part, re.MULTILINE):
-            out.append(f'<pre class="gb-doc" tabindex="0">{text}</pre>')
+            out.append(f'<pre class="gb-doc" tabindex="0">{textwrap.dedent(text)}</pre>')
         else:
             out.append(f"<p>{' '.join(text.split())}</p>")
     return "".join(out)

@@ -82,7 +82,7 @@ def test_a_docstring_is_no_markup_and_keeps_the_lines_that_are_set_in():
     html = library.paragraphs("sum_i x_i * y_i < 1, `k` [M]\nand on\n\n    a_1  b_1\n    a_2  b_2")
     assert html == (
         "<p>sum_i x_i * y_i &lt; 1, <code>k</code> [M] and on</p>"
-        '<pre class="gb-doc" tabindex="0">    a_1  b_1\n    a_2  b_2</pre>'
+        '<pre class="gb-doc" tabindex="0">a_1  b_1\na_2  b_2</pre>'
     )
 
 
