@@ -5,6 +5,7 @@
     results["chapters"][NAME]["claims"]     by id: statement, source, published, rule, why, ...
     results["chapters"][NAME]["runs"]       by profile: the fresh run and the recorded ones
     results["bench"]                        the recorded comparisons of speed, if there are any
+    results["growth"]                       how costs were measured to grow, the same
 
 A run has `profile`, `seeds`, `recorded`, `claims` (id to ours, spread, verdict), `values`
 (name to value, spread, unit, format) and its provenance: `commits`, `dirty`, `changed` (sources
@@ -76,6 +77,7 @@ class Results:
         self.profile: str = content["profile"]
         self.chapters: dict[str, Any] = content["chapters"]
         self.bench: dict[str, Any] | None = content.get("bench")
+        self.growth: dict[str, Any] | None = content.get("growth")
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -13,7 +13,8 @@ from genbook.site.errors import SiteError
 def collect(profile: str, fresh: Mapping[str, runs.Run]) -> dict[str, Any]:
     """The content of results.json for the chapters in `fresh` (its form: see `lookup`)."""
     chapters = {name: _chapter(run) for name, run in fresh.items()}
-    return {"profile": profile, "chapters": chapters, "bench": bench.recorded("bench")}
+    measured = {what: bench.recorded(what) for what in ("bench", "growth")}
+    return {"profile": profile, "chapters": chapters, **measured}
 
 
 def _chapter(run: runs.Run) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{chart}`,
-`{run}`, `{bench}`, `{excerpt}` and `{lab}`.
+`{run}`, `{bench}`, `{growth}`, `{excerpt}` and `{lab}`.
 
     {result}`nz20-bound`            the fresh run of this chapter
     {result}`aevb:nz20-bound`       of another chapter
@@ -25,6 +25,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from genbook.site import chart, excerpts, facts, labs, tables
+from genbook.site.growth import growth
 from genbook.site.lookup import Results, UnknownResultError, mention
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,13 @@ class BenchDirective(TableDirective):
         return tables.bench(results)
 
 
+class GrowthDirective(TableDirective):
+    """How costs grow with the work."""
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return growth(results)
+
+
 class ExcerptDirective(SphinxDirective):
     """Lines of a source of a claim, as they stand there; see `excerpts`."""
 
@@ -207,6 +215,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("chart", ChartDirective)
     app.add_directive("run", RunDirective)
     app.add_directive("bench", BenchDirective)
+    app.add_directive("growth", GrowthDirective)
     app.add_directive("excerpt", ExcerptDirective)
     app.add_directive("lab", LabDirective)
     app.connect("builder-inited", read_results)

@@ -53,7 +53,7 @@ def cell(label: str, content: str) -> Markup:
     return Markup(f'<td role="cell" data-label="{label}">{content}</td>')
 
 
-def _head(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
+def head_of(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
     """The start of a table that scrolls in its own box and becomes cards on a phone.  Its roles
     are named because a table that is laid out as cards loses them."""
     heads = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in columns)
@@ -67,7 +67,7 @@ def _head(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
 def ledger(results: Results, names: list[str], folder: str) -> Pieces:
     """Every claim of the chapters: statement, source, published, ours, rule, verdict, run.
     `folder` leads to the pages of the chapters; on a chapter's own page it is empty."""
-    yield _head("Ledger of claims", "gb-ledger", COLUMNS)
+    yield head_of("Ledger of claims", "gb-ledger", COLUMNS)
     for name in names:
         if len(names) > 1:
             title, link = escape(results.chapter(name)["title"]), f"{folder}{name}.html"
@@ -150,7 +150,7 @@ def counts(results: Results, names: list[str]) -> dict[str, Counter[str]]:
 def scoreboard(results: Results, names: list[str]) -> Pieces:
     """How many claims of each chapter came out how, with a total."""
     found = counts(results, names)
-    yield _head("Scoreboard", "gb-scoreboard", HEADS)
+    yield head_of("Scoreboard", "gb-scoreboard", HEADS)
     for name, count in found.items():
         title = escape(results.chapter(name)["title"])
         link = f'<a href="chapters/{name}.html">{title}</a>'
@@ -197,7 +197,7 @@ def bench(results: Results) -> Pieces:
     found = results.bench
     if found is None:
         raise UnknownResultError("no comparison of speed is recorded: genbook bench --record")
-    yield _head("Speed beside other packages", "gb-bench", BENCH)
+    yield head_of("Speed beside other packages", "gb-bench", BENCH)
     for row in found["comparisons"]:
         ours, peer = row["ours"], row["peer"]
         medians = [f"{statistics.median(side['seconds']):.3g} s" for side in (ours, peer)]
