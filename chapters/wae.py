@@ -1678,10 +1678,10 @@ Table(
 #
 # ```{lab} wae
 # :still: clouds
-# Both planes of this run with seed {result}`first-seed`. The ground is the grey that the decoder makes at every place, blue dots are codes of squares,
-# and orange dots are holes by the rule above, inside the prior's square. Move the code along the curve, then across a hole to another of
-# its turns: every decoded picture is close to some square, but whose? Then decode draws of the prior. Their greys have to
-# follow the diagonal, and each stretch of a curve that is too flat or too steep is a shade that the holes make too rarely or too often.
+# Two encoders of this run, both of seed {result}`first-seed`. The ground is the grey that the decoder makes at every place, blue dots are codes of
+# squares, and orange dots are holes by the rule above, inside the prior's square. Move the code along the blue curve, then away from it: every
+# decoded picture is close to some square, and in a hole nobody has said to which. Then decode draws of the prior. Their greys should follow
+# the diagonal; a stretch of a curve that is too flat or too steep is a shade that is made too rarely or too often.
 # ```
 #
 # A random encoder can collapse as well. A box as large as the prior on both axes has no mismatch, and if its noise drowns the means

@@ -49,7 +49,7 @@ genbookLab.define("cgan", (lab) => {
     return Array.from({ length: steps }, () => draw(u));
   };
   let label = 3;
-  let seeds = { start: 1, end: 2, drop: 3 };
+  const seeds = { start: 1, end: 2, drop: 3 };
   let start = drawZ(uniform(seeds.start));
   let end = drawZ(uniform(seeds.end));
   const others = draws(0, drawZ);
@@ -123,7 +123,7 @@ genbookLab.define("cgan", (lab) => {
     const numbers = ["labels", "z", "drops"].map((name) => rows[name].spread.toFixed(4));
     say(
       `Label ${label}, ${Math.round(100 * share)} % of the way from start to end, ` +
-        `${dropping ? "the first row of dropped units" : "nothing dropped"}. Spread of a pixel: ` +
+        `${dropping ? "units dropped" : "nothing dropped"}. Spread of a pixel: ` +
         `${numbers[0]} from the label, ${numbers[1]} from z, ${numbers[2]} from dropped units.`,
     );
   }
@@ -139,14 +139,12 @@ genbookLab.define("cgan", (lab) => {
     }, { "aria-label": `Label ${y}` }));
   const press = () => buttons.forEach((b, y) => b.setAttribute("aria-pressed", y === label));
 
-  // A button that draws something again, and says the number of the draw.
-  const again = (text, which, change) => {
-    const made = lab.button(text, () => {
+  // A button that draws something again.
+  const again = (text, which, change) =>
+    lab.button(text, () => {
       seeds[which] += 10;
       change(seeds[which]);
     });
-    return made;
-  };
   const along = lab.slider({
     text: "start to end", min: 0, max: 1, step: 0.01, value: share,
     show: (t) => `${Math.round(100 * t)} %`,
@@ -178,9 +176,10 @@ genbookLab.define("cgan", (lab) => {
   });
 
   lab.row(...buttons);
+  const group = (...inside) => element("div", { class: "gb-lab-row" }, ...inside);
   lab.row(large, element(
     "div", { class: "gb-lab-column" },
-    along, newStart, newEnd, player, drop, newDrops,
+    along, group(newStart, newEnd, player), group(drop, newDrops),
   ));
   for (const made of Object.values(rows)) lab.row(made.box);
   const say = lab.status();

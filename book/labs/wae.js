@@ -34,7 +34,7 @@ genbookLab.define("wae", (lab) => {
 
   // G(z): three layers of tanh, then the probability of ink in every pixel.
   function hidden(law, z) {
-    return ["decoder.0", "decoder.2", "decoder.4"].reduce((h, name) => tanh(layer(law, name, h)), z);
+    return [0, 2, 4].reduce((h, i) => tanh(layer(law, `decoder.${i}`, h)), z);
   }
   const decode = (law, z) => sigmoid(layer(law, "decoder.6", hidden(law, z)));
 
@@ -57,9 +57,8 @@ genbookLab.define("wae", (lab) => {
   function nearest(picture) {
     const inside = picture.filter((_, i) => within(i));
     const grey = Math.min(1, Math.max(0, inside.reduce((sum, v) => sum + v, 0) / inside.length));
-    const true_ = square(grey);
-    const gaps = picture.reduce((sum, v, i) => sum + (v - true_[i]) ** 2, 0);
-    return { grey, picture: true_, away: Math.sqrt(gaps / picture.length) };
+    const gaps = square(grey).reduce((sum, v, i) => sum + (v - picture[i]) ** 2, 0);
+    return { grey, away: Math.sqrt(gaps / picture.length) };
   }
 
   // `far_from_codes`: the code that is nearest to z, and whether it is further than the radius.
@@ -80,7 +79,8 @@ genbookLab.define("wae", (lab) => {
 
   // --- what the reader has chosen --------------------------------------------------------------
 
-  let z = [0, 0];
+  let z = [0.5, -0.5];
+  let codesShown = true;
   let seed = 1;
   let greys = []; // of the data
   let draws = []; // of the prior, uniform on [-1, 1]^2
@@ -129,10 +129,11 @@ genbookLab.define("wae", (lab) => {
   const graph = { width: 312, height: 200, left: 34, right: 304, top: 8, bottom: 164 };
   const graphX = (v) => graph.left + v * (graph.right - graph.left);
   const graphY = (v) => graph.bottom - v * (graph.bottom - graph.top);
-  function curve(context, values, style) {
+  const styles = { data: "line", deterministic: "second", uniform: "first" };
+  function curve(context, points, style) {
     context.strokeStyle = colour(style);
     context.beginPath();
-    values.forEach((v, i) => context.lineTo(graphX(v), graphY((i + 0.5) / values.length)));
+    for (const [x, y] of points) context.lineTo(graphX(x), graphY(y));
     context.stroke();
   }
   function drawGraph(context) {
@@ -140,10 +141,15 @@ genbookLab.define("wae", (lab) => {
     context.lineWidth = 1;
     context.strokeStyle = colour("line");
     context.strokeRect(graphX(0), graphY(1), graphX(1) - graphX(0), graphY(0) - graphY(1));
-    curve(context, [0, 1], "line");
+    curve(context, [[0, 0], [1, 1]], styles.data);
     context.lineWidth = 2;
-    Object.values(models).forEach((model, i) => {
-      curve(context, [...model.made].sort((a, b) => a - b), ["second", "first"][i]);
+    for (const [law, { made }] of Object.entries(models)) {
+      const points = [...made].sort((a, b) => a - b).map((v, i) => [v, (i + 0.5) / made.length]);
+      curve(context, points, styles[law]);
+    }
+    Object.entries({ data: "data", ...laws }).forEach(([name, text], i) => {
+      curve(context, [[0.6, 0.3 - 0.1 * i], [0.66, 0.3 - 0.1 * i]], styles[name]);
+      write(context, text, graphX(0.68), graphY(0.3 - 0.1 * i), "left");
     });
     for (const v of [0, 0.5, 1]) {
       write(context, v, graphX(v), graph.bottom + 13);
@@ -154,21 +160,22 @@ genbookLab.define("wae", (lab) => {
 
   function report() {
     const words = Object.entries(models).map(([law, model]) => {
-      const { best, away, hole } = closest(z, model.codes);
-      return `${laws[law]}: ${hole ? "a hole, the" : "the"} nearest code is ${away.toFixed(2)} away ` +
-        `and has grey ${greys[best].toFixed(2)}; decoded grey ${model.true_.grey.toFixed(2)}, ` +
-        `${model.true_.away.toFixed(3)} a pixel from a true square`;
+      const { best, away, hole } = model.closest;
+      return `With ${laws[law]}, ${hole ? "a hole: the" : "the"} nearest code is ` +
+        `${away.toFixed(2)} away and has grey ${greys[best].toFixed(2)}, decoded is grey ` +
+        `${model.square.grey.toFixed(2)}, ${model.square.away.toFixed(3)} from a true square.`;
     });
-    say(`Code (${z.map((v) => v.toFixed(2)).join(", ")}). ${words.join(". ")}.`);
+    say(`Code (${z.map((v) => v.toFixed(2)).join(", ")}). ${words.join(" ")}`);
   }
 
   function renew() {
     for (const [law, model] of Object.entries(models)) {
       model.picture = decode(law, z);
-      model.true_ = nearest(model.picture);
-      const greyGap = model.made.length ? `${gap(model.made).toFixed(1)} points` : "not decoded yet";
+      model.square = nearest(model.picture);
+      model.closest = closest(z, model.codes);
+      const apart = model.made.length ? `${gap(model.made).toFixed(1)} points` : "not decoded yet";
       model.said.textContent =
-        `hole ${(100 * model.hole).toFixed(0)} % of the prior; gap of sampled greys: ${greyGap}`;
+        `Hole: ${(100 * model.hole).toFixed(0)} % of the prior. Gap of sampled greys: ${apart}.`;
     }
     lab.redraw();
     report();
@@ -191,18 +198,21 @@ genbookLab.define("wae", (lab) => {
       arrow: (step) => move(z.map((v, j) => v + 0.05 * step[j])),
     });
     const shown = (name, values) => element(
-      "div", { class: "gb-lab-column" }, element("span", {}, name),
+      "div", { class: "gb-lab-column", style: "width: 88px" },
       lab.canvas({
-        width: 96, height: 96, text: `${name}, ${text}`,
-        draw: (context) => values() && paint(context, values(), side, 0, 0, 96),
+        width: 88, height: 88, text: `${name}, ${text}`,
+        draw: (context) => model.picture && paint(context, values(), side, 0, 0, 88),
       }),
+      element("small", {}, name),
     );
     model.box = element(
-      "div", { class: "gb-lab-column" }, element("strong", {}, text), plane, model.said,
+      "div", { class: "gb-lab-column", style: `max-width: ${pad}px` },
+      element("strong", {}, text), plane, model.said,
       element(
         "div", { class: "gb-lab-row" },
         shown("decoded", () => model.picture),
-        shown("nearest square", () => model.true_?.picture),
+        shown("nearest square", () => square(model.square.grey)),
+        shown("square of the nearest code", () => square(greys[model.closest.best])),
       ),
     );
     models[law] = model;
@@ -210,12 +220,11 @@ genbookLab.define("wae", (lab) => {
 
   // --- controls ----------------------------------------------------------------------------------
 
-  let codesShown = true;
   for (const [law, text] of Object.entries(laws)) column(law, text);
   lab.row(...Object.values(models).map((model) => model.box));
   const functions = lab.canvas({
     width: graph.width, height: graph.height, draw: drawGraph,
-    text: "Distribution functions of the greys of decoded draws of the prior, and the data's",
+    text: "Distribution functions of the greys of decoded draws of the prior, and of the data",
   });
   const player = lab.player("Decode draws of the prior", () => {
     for (const [law, model] of Object.entries(models)) {
@@ -240,5 +249,5 @@ genbookLab.define("wae", (lab) => {
   const say = lab.status();
   draw();
   renew();
-  Object.assign(lab.probe, { encode, decode, greyOf, nearest, closest, gap, models, draws: () => draws });
+  Object.assign(lab.probe, { encode, decode, greyOf, nearest, models, draws: () => draws });
 });

@@ -69,19 +69,19 @@ def test_holes_and_gap_of_greys_are_counted_as_in_the_chapter(browser: Any, book
     lab.get_by_role("button", name="Decode draws").press("Enter")
     lab.get_by_role("button", name="Decode draws").wait_for()  # it says Stop until it is done
     ask = """() => {
-        const { models, closest, draws } = genbookLab.running.wae.probe;
+        const { models, draws } = genbookLab.running.wae.probe;
         return [draws(), Object.values(models).map((m) => [m.codes, m.made])];
     }"""
     z, found = tab.evaluate(ask)
     texts = lab.locator(".gb-lab-column > span").all_inner_texts()
     for codes, made in found:
         far = wae.far_from_codes(torch.tensor(z), torch.tensor(codes), radius=0.1)
-        assert any(t.startswith(f"hole {100 * far.double().mean():.0f} %") for t in texts)
+        assert any(t.startswith(f"Hole: {100 * far.double().mean():.0f} % of") for t in texts)
         expected = (torch.arange(2_000) + 0.5) / 2_000
         gap = 100 * (torch.tensor(made).sort().values - expected).abs().max()
-        assert any(t.endswith(f"greys: {gap:.1f} points") for t in texts)
+        assert any(t.endswith(f"greys: {gap:.1f} points.") for t in texts)
     lab.locator("canvas[tabindex]").first.press("ArrowRight")
-    assert "Code (0.05, 0.00)" in lab.locator(".gb-lab-status").inner_text()
+    assert "Code (0.55, -0.50)" in lab.locator(".gb-lab-status").inner_text()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     assert tab.faults == []
     tab.context.close()
