@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,7 @@ LOADED = {
 # Relations of <link> that load nothing.
 NAMES_ONLY = {"canonical", "index", "next", "prev", "search", "author", "license"}
 CSS_ADDRESS = re.compile(r"""url\(\s*["']?([^"')]+)|@import\s+["']([^"']+)""")
+ID = re.compile(r'\sid="([^"]+)"')
 TEXT_FILES = {".css", ".html", ".ipynb", ".js", ".json", ".md", ".svg", ".txt"}
 
 
@@ -38,6 +40,7 @@ def problems(html: Path, source: Path) -> list[str]:
     """Everything that is wrong with the site in `html`, built from the stage `source`."""
     found: list[str] = []
     _weight.cache_clear()
+    _names.cache_clear()
     wanted = set(stage.pages(source))
     there = {p.relative_to(html).with_suffix("").as_posix() for p in _pages(html)}
     found += [f"the page {name} was not built" for name in sorted(wanted - there)]
@@ -125,15 +128,25 @@ def _weight(path: Path) -> int:
     return len(gzip.compress(path.read_bytes(), mtime=0))
 
 
+@cache
+def _names(path: Path) -> set[str]:
+    """The ids of a page."""
+    return set(map(unescape, ID.findall(path.read_text(encoding="utf-8"))))
+
+
 def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
     """Links inside the book lead somewhere."""
+    here = {str(tag["id"]) for tag in page.select("[id]")}
     for link in page.select("article a[href]"):
         address = str(link["href"])
-        target = _local(address, path)
-        fragment = urlsplit(address).fragment
+        target, fragment = _local(address, path), unquote(urlsplit(address).fragment)
         lost = target is not None and not target.is_file()
-        here = address.startswith("#") and bool(fragment)
-        if lost or (here and page.find(id=unquote(fragment)) is None):
+        names = here if address.startswith("#") else None
+        if target is not None and target.suffix == ".html" and not lost:
+            names = _names(target)
+        # A fragment with an equals sign is a state of the page, not a place in it.
+        place = fragment and "=" not in fragment
+        if lost or (place and names is not None and fragment not in names):
             yield f"the link {address} leads nowhere"
 
 
