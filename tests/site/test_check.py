@@ -80,7 +80,7 @@ def test_every_picture_needs_words(body, described, faults):
     [
         ('<a href="nowhere.html">a</a>', "leads nowhere"),
         ('<a href="#nowhere">a</a>', "leads nowhere"),
-        ('<a href="other.html#nowhere">a</a>', "leads nowhere"),
+        ('<a href="a.html#nowhere">a</a>', "leads nowhere"),
         ('<img src="nowhere.png" alt="a">', "does not exist"),
         ('<p id="a"></p><p id="a"></p>', "occurs 2 times"),
         ('<p class="system-message">broken</p>', "broken"),
