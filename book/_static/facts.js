@@ -1,7 +1,7 @@
 // A printed result opens a panel with the facts behind it: by hovering, by the keyboard's focus, by
 // a click or a tap. The facts stand once in the page, as JSON at its end. Without this script a
 // result is a link to the place where the same facts stand.
-(() => {
+document.addEventListener("DOMContentLoaded", () => {
   const store = document.getElementById("gb-facts");
   if (!store || !HTMLElement.prototype.showPopover) {
     return;
@@ -23,6 +23,7 @@
   const edge = 8; // pixels between the panel and what it must not touch
   const patience = 250; // milliseconds, for a pointer on its way
   let opener = null;
+  let returning = null; // the result to which a closing panel gives the focus back
   let timer = 0;
 
   function make(name, parent, attributes = {}, text = "") {
@@ -42,12 +43,12 @@
     tabindex: "-1",
   });
 
-  // A badge for the verdict, code for what is typed or looked up, plain text for the rest.
+  // A badge for the verdict, code for the command, plain text for the rest.
   function fill(cell, key, text) {
     if (key === "verdict") {
       make("span", cell, { class: `gb-verdict gb-${text.replaceAll(" ", "-")}` }, text);
     } else {
-      make(key === "command" || key === "commit" ? "code" : "span", cell, {}, text);
+      make(key === "command" ? "code" : "span", cell, {}, text);
     }
   }
 
@@ -114,12 +115,18 @@
     });
   }
 
+  panel.addEventListener("beforetoggle", (event) => {
+    const back = event.newState === "closed" && panel.contains(document.activeElement);
+    returning = back ? opener : null;
+  });
   panel.addEventListener("toggle", (event) => {
     if (event.newState === "closed" && !panel.matches(":popover-open")) {
       opener?.setAttribute("aria-expanded", "false");
       opener = null;
     }
   });
+  // The browser would do this by itself, had the theme not its own plans with the key.
+  window.addEventListener("keydown", (event) => event.key === "Escape" && panel.hidePopover(), true);
   panel.addEventListener("pointerenter", () => clearTimeout(timer));
   panel.addEventListener("pointerleave", leave);
   // The panel stands at the end of the page: leaving it by the keyboard leads back to the number.
@@ -146,7 +153,12 @@
         panel.focus({ preventScroll: true });
       }
     });
-    link.addEventListener("focus", () => link.matches(":focus-visible") && open(link));
+    link.addEventListener("focus", () => {
+      if (link !== returning && link.matches(":focus-visible")) {
+        open(link);
+      }
+      returning = null;
+    });
     link.addEventListener("blur", leave);
     link.addEventListener("pointerenter", (event) => {
       if (event.pointerType === "mouse" && !panel.contains(document.activeElement)) {
@@ -155,4 +167,4 @@
     });
     link.addEventListener("pointerleave", leave);
   }
-})();
+});

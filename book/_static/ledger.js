@@ -1,6 +1,6 @@
 // The ledger of the whole book can be narrowed by chapter, verdict and profile. The choice stands
 // in the address, ledger.html#chapter=aevb&verdict=missed, so that a link can lead to it.
-(() => {
+document.addEventListener("DOMContentLoaded", () => {
   const table = document.querySelector("section#ledger .gb-ledger");
   if (!table) {
     return;
@@ -84,4 +84,4 @@
   if ([...new URLSearchParams(location.hash.slice(1)).keys()].some((key) => key in fields)) {
     box.scrollIntoView();
   }
-})();
+});

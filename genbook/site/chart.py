@@ -1,7 +1,7 @@
 """The scoreboard as bars: one a chapter, a part a verdict, as long as there are claims.
 
-One SVG without a view box, so that bars follow the width of the page and letters keep their size;
-its colours are those of the verdicts in the style sheet, for both themes.
+Each bar is an SVG without a view box, so that it follows the width of the page and its numbers keep
+their size; its colours are those of the verdicts in the style sheet, for both themes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from genbook.ledger import VERDICTS
 from genbook.site.lookup import Results
 from genbook.site.tables import Markup, Pieces, badge, counts, slug
 
-ROW, BAR = 54, 24  # pixels: a chapter with its name, the bar alone
+HEIGHT = 24  # pixels
 NARROW = 5.0  # percent of the width, below which a part has no room for its number
 
 
@@ -22,11 +22,11 @@ def bars(results: Results, names: list[str]) -> Pieces:
     found = {results.chapter(name)["title"]: c for name, c in counts(results, names).items()}
     most = max(count.total() for count in found.values())
     rows = "".join(
-        _row(i * ROW, title, count, most) for i, (title, count) in enumerate(found.items())
+        f"<div>{escape(title)}</div>{_bar(count, most)}" for title, count in found.items()
     )
     yield Markup(
-        f'<figure class="gb-figure gb-chart"><svg role="img" aria-label="{escape(said(found))}" '
-        f'width="100%" height="{ROW * len(found)}">{rows}</svg><figcaption>'
+        '<figure class="gb-figure gb-chart">'
+        f'<div role="img" aria-label="{escape(said(found))}">{rows}</div><figcaption>'
         + " ".join(badge(verdict) for verdict in VERDICTS)
         + " Claims by chapter and verdict, counted from the records.</figcaption></figure>"
     )
@@ -42,19 +42,13 @@ def said(found: dict[str, Counter[str]]) -> str:
     )
 
 
-def _row(top: int, title: str, count: Counter[str], most: int) -> str:
-    parts, x = f'<text x="0" y="{top + 16}">{escape(title)}</text>', 0.0
+def _bar(count: Counter[str], most: int) -> str:
+    parts, x = "", 0.0
     for verdict in VERDICTS:
-        width = 100 * count[verdict] / most
+        width, kind = 100 * count[verdict] / most, f'class="gb-bar-{slug(verdict)}"'
         if width:
-            parts += (
-                f'<rect class="gb-bar-{slug(verdict)}" x="{x:.3f}%" y="{top + 22}" '
-                f'width="{width:.3f}%" height="{BAR}"/>'
-            )
+            parts += f'<rect {kind} x="{x:.3f}%" width="{width:.3f}%" height="{HEIGHT}"/>'
         if width >= NARROW:
-            parts += (
-                f'<text class="gb-bar-{slug(verdict)}" x="{x + width / 2:.3f}%" y="{top + 39}">'
-                f"{count[verdict]}</text>"
-            )
+            parts += f'<text {kind} x="{x + width / 2:.3f}%" y="17">{count[verdict]}</text>'
         x += width
-    return parts
+    return f'<svg aria-hidden="true" width="100%" height="{HEIGHT}">{parts}</svg>'

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -33,6 +34,7 @@ LOADED = {
 NAMES_ONLY = {"canonical", "index", "next", "prev", "search", "author", "license"}
 FILE_NAME = re.compile(r"\S*[0-9a-f]{32,}\S*|\S+\.(svg|png|jpe?g|gif|webp)", re.IGNORECASE)
 CSS_ADDRESS = re.compile(r"""url\(\s*["']?([^"')]+)|@import\s+["']([^"']+)""")
+ID = re.compile(r'\sid="([^"]+)"')
 TEXT_FILES = {".css", ".html", ".ipynb", ".js", ".json", ".md", ".svg", ".txt"}
 
 
@@ -133,7 +135,7 @@ def _weight(path: Path) -> int:
 @cache
 def _ids(path: Path) -> frozenset[str]:
     """The ids of a page, for the links of others."""
-    return frozenset(re.findall(r'\sid="([^"]+)"', path.read_text(encoding="utf-8")))
+    return frozenset(map(unescape, ID.findall(path.read_text(encoding="utf-8"))))
 
 
 def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:

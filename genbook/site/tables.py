@@ -138,7 +138,7 @@ def _provenance(run: dict[str, Any]) -> str:
     changed = f" Since then these changed: {escape(', '.join(run['changed']))}."
     return (
         f"{duration(run)} on {escape(run['machine'])}, {escape(run['versions'])}, "
-        f"commit <code>{escape(commits(run))}</code>." + (changed if run["changed"] else "")
+        f"commit {escape(commits(run))}." + (changed if run["changed"] else "")
     )
 
 
@@ -188,7 +188,7 @@ def _line(chapter: str, run: dict[str, Any], start: str, end: str) -> Markup:
     return Markup(
         f'<p class="gb-run" id="{run_place(chapter, run["profile"])}">{start} {run["profile"]} '
         f"run, {wording.seeds(run['seeds'])}: {_provenance(run)} "
-        f"<code>{escape(run['command'])}</code> {end}</p>"
+        f"Run it again: <code>{escape(run['command'])}</code>. {end}</p>"
     )
 
 

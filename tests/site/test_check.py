@@ -89,6 +89,7 @@ def test_every_picture_needs_words(body, described, faults):
     [
         ('<a href="nowhere.html">a</a>', "leads nowhere"),
         ('<a href="#nowhere">a</a>', "leads nowhere"),
+        ('<a href="a.html#nowhere">a</a>', "leads nowhere"),
         ('<img src="nowhere.png" alt="a">', "does not exist"),
         ('<a href="b.html#nowhere">a</a>', "leads nowhere"),
         ("<h1>again</h1>", "2 headings of the first level"),
