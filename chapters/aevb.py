@@ -79,7 +79,7 @@ PROFILES = {
     ),
     "book": Profile(
         curve_samples=200_000, main_samples=1_000_000, variant_samples=50_000,
-        curve_images=5_000, final_images=10_000, fig3_samples=50_000, fig3_large=False,
+        curve_images=2_000, final_images=10_000, fig3_samples=50_000, fig3_large=False,
         fig3_points=100, burn_in=100, iwae_stages=0,
     ),
     "long": Profile(

@@ -91,10 +91,10 @@ PROFILES = {
         tag_images=50, crowd_images=1_500, sigma_images=50,
     ),
     "book": Profile(
-        toy_updates=3_000, main_updates=1_500, unconditional_updates=500, centred_updates=500,
+        toy_updates=3_000, main_updates=1_000, unconditional_updates=500, centred_updates=500,
         adam_updates=500, variant_updates=500, every=500, classifier_updates=1_000,
-        samples=10_000, test_images=1_000, trial_images=1_000, lloyd=1, eye_updates=800,
-        tag_updates=100, mended_updates=200, change_updates=50, tag_images=1_000,
+        samples=10_000, test_images=1_000, trial_images=500, lloyd=1, eye_updates=500,
+        tag_updates=100, mended_updates=150, change_updates=50, tag_images=1_000,
     ),
     "long": Profile(
         toy_updates=3_000, main_updates=25_000, unconditional_updates=15_000,
@@ -910,6 +910,15 @@ for profile_name, records in claims.recorded().items():
     )
 
 # %% [markdown]
+# ```{lab} cgan
+# :still: walks
+# What the generator hears, in the weights at the end of this run's training with the paper's noise. Choose a label, walk from one $\mathbf z$
+# to another, and drop units. In each row one thing changes and everything else stays; the number is the spread of the training figure, a pixel's
+# standard deviation, here over the ten pictures of the row. Images of one digit in the data have {result}`inside-data`. Which of the
+# three does this generator listen to? Labels arrive late ({result}`deaf-passes` of this run's {result}`main-passes` passes went
+# by without them), so buttons that change nothing are a finding too.
+# ```
+#
 # ## The Parzen window, and whether to believe it
 #
 # A generative adversarial net has no likelihood to report. Following Breuleux and others, the paper puts a normal

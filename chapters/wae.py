@@ -1676,6 +1676,14 @@ Table(
 # holes are as large, {result}`hole-deterministic@long` %, but on data with one degree of freedom a decoder learns to fill them with
 # greys in the right proportions. In a harder data set it would have to make up pictures there.
 #
+# ```{lab} wae
+# :still: clouds
+# Two encoders of this run, both of seed {result}`first-seed`. The ground is the grey that the decoder makes at every place, blue dots are codes of
+# squares, and orange dots are holes by the rule above, inside the prior's square. Move the code along the blue curve, then away from it: every
+# decoded picture is close to some square, and in a hole nobody has said to which. Then decode draws of the prior. Their greys should follow
+# the diagonal; a stretch of a curve that is too flat or too steep is a shade that is made too rarely or too often.
+# ```
+#
 # A random encoder can collapse as well. A box as large as the prior on both axes has no mismatch, and if its noise drowns the means
 # from the start the decoder never learns to listen. Our boxes start with sides of $e^{-2}$. Started with sides of $e$:
 

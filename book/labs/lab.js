@@ -37,16 +37,22 @@ window.genbookLab = (() => {
     };
   }
 
-  // W x + b of one vector: W [out, in] row by row, as torch.nn.Linear keeps it.
+  // W x + b of one vector: W [out, in] row by row, as torch.nn.Linear keeps it.  Two sums for each
+  // row, because a sum waits for itself.
   function linear(x, weight, bias) {
     const [rows, columns] = weight.shape;
     const y = new Float32Array(rows);
     for (let i = 0; i < rows; i += 1) {
-      let sum = bias ? bias.data[i] : 0;
-      for (let j = 0, at = i * columns; j < columns; j += 1, at += 1) {
-        sum += weight.data[at] * x[j];
+      const at = i * columns;
+      let even = bias ? bias.data[i] : 0;
+      let odd = 0;
+      let j = 0;
+      for (; j + 1 < columns; j += 2) {
+        even += weight.data[at + j] * x[j];
+        odd += weight.data[at + j + 1] * x[j + 1];
       }
-      y[i] = sum;
+      if (j < columns) even += weight.data[at + j] * x[j];
+      y[i] = even + odd;
     }
     return y;
   }
@@ -147,7 +153,7 @@ window.genbookLab = (() => {
         const now = made.getAttribute("aria-pressed") !== "true";
         made.setAttribute("aria-pressed", now);
         change(now);
-      }, { "aria-pressed": down });
+      }, { "aria-pressed": String(down) });
       return made;
     }
 

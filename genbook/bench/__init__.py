@@ -83,31 +83,31 @@ def compare(names: Sequence[str], *, most_turns: int | None = None) -> list[turn
     return found
 
 
-def record(found: Sequence[turns.Comparison], command: str) -> Path:
-    """Write the comparisons to book/recorded, sealed like recorded runs; the book's page of speed
-    shows them."""
+def record(what: str, content: dict[str, Any], command: str) -> Path:
+    """Write `bench` or `growth` to book/recorded, sealed like recorded runs; the book's page of
+    speed shows it."""
     from genbook.runs import provenance
 
     content = {
         "machine": machine(),
         "command": command,
         **provenance.commit(ledger.ROOT, ["genbook"]),
-        "comparisons": [{**asdict(row), "what": ENTRIES[row.name].what} for row in found],
+        **content,
     }
-    path = recorded_path()
+    path = recorded_path(what)
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger.write_json(path, {**content, "sha256": ledger.recorded_digest(content)})
     return path
 
 
-def recorded_path() -> Path:
-    """Where the recorded comparisons are."""
-    return ledger.ROOT / "book" / "recorded" / "bench.json"
+def recorded_path(what: str) -> Path:
+    """Where the recorded figures are."""
+    return ledger.ROOT / "book" / "recorded" / f"{what}.json"
 
 
-def recorded() -> dict[str, Any] | None:
-    """The recorded comparisons; ClaimsError if they are not what `record` wrote."""
-    path = recorded_path()
+def recorded(what: str) -> dict[str, Any] | None:
+    """The recorded `bench` or `growth`; ClaimsError if it is not what `record` wrote."""
+    path = recorded_path(what)
     return ledger.read_recorded(path) if path.exists() else None
 
 
@@ -144,6 +144,34 @@ def show(found: Sequence[turns.Comparison], on: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def show_growth(found: dict[str, Any], on: dict[str, Any]) -> None:
+    """Print how the costs grow."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "size: seconds", "grows as", title=f"One thread, {on['processor']}")
+    for row in found.values():
+        points = zip(row["sizes"], row["seconds"], strict=True)
+        table.add_row(
+            row["what"],
+            f"{row['quantity']} " + ", ".join(f"{size}: {s:.3g}" for size, s in points),
+            f"the power {row['exponent']:.2f}",
+        )
+    Console().print(table)
+
+
+def _growth(chosen: argparse.Namespace, command: str) -> None:
+    from genbook.bench import growth
+
+    found = growth.measure(turns=chosen.turns or growth.TURNS)
+    if chosen.record:
+        print(record("growth", {"measures": found}, command))
+    elif chosen.json:
+        print(json.dumps({"machine": machine(), "measures": found}))
+    else:
+        show_growth(found, machine())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of `genbook bench`."""
     parser = argparse.ArgumentParser(
@@ -152,23 +180,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = "\n".join(f"{name}: {entry.what} ({entry.peer})" for name, entry in ENTRIES.items())
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of\n{known}")
     parser.add_argument("--install", action="store_true", help="make the environment of the others")
+    parser.add_argument("--growth", action="store_true", help="how costs grow with the work")
     parser.add_argument("--turns", type=int, help="at most so many turns of each side")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--record", action="store_true", help="write book/recorded/bench.json")
+    parser.add_argument("--record", action="store_true", help="write it to book/recorded")
     chosen = parser.parse_args(argv)
     if unknown := [name for name in chosen.names if name not in ENTRIES]:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(ENTRIES)}")
     if chosen.turns is not None and chosen.turns < 1:
         parser.error("a comparison needs a turn")
+    command = " ".join(["genbook bench", *(argv or sys.argv[1:])])
     try:
         if chosen.install:
             peers.install()
+            return
+        if chosen.growth:
+            _growth(chosen, command)
             return
         found = compare(chosen.names or [*ENTRIES], most_turns=chosen.turns)
     except (peers.PeersError, turns.ProgramError) as error:
         parser.exit(1, f"genbook bench: {error}\n")
     if chosen.record:
-        print(record(found, " ".join(["genbook bench", *(argv or sys.argv[1:])])))
+        rows = [{**asdict(row), "what": ENTRIES[row.name].what} for row in found]
+        print(record("bench", {"comparisons": rows}, command))
     elif chosen.json:
         print(json.dumps({"machine": machine(), "comparisons": [asdict(row) for row in found]}))
     else:

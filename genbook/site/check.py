@@ -40,7 +40,7 @@ def problems(html: Path, source: Path) -> list[str]:
     """Everything that is wrong with the site in `html`, built from the stage `source`."""
     found: list[str] = []
     _weight.cache_clear()
-    _places.cache_clear()
+    _ids.cache_clear()
     wanted = set(stage.pages(source))
     there = {p.relative_to(html).with_suffix("").as_posix() for p in _pages(html)}
     found += [f"the page {name} was not built" for name in sorted(wanted - there)]
@@ -130,6 +130,12 @@ def _weight(path: Path) -> int:
     return len(gzip.compress(path.read_bytes(), mtime=0))
 
 
+@cache
+def _ids(path: Path) -> frozenset[str]:
+    """The ids of a page, for the links of others."""
+    return frozenset(re.findall(r'\sid="([^"]+)"', path.read_text(encoding="utf-8")))
+
+
 def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
     """Links inside the book lead somewhere."""
     for link in page.select("article a[href]"):
@@ -140,15 +146,8 @@ def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
             continue
         target = target or path
         inside = bool(fragment) and target.suffix == ".html"
-        if not target.is_file() or (inside and unquote(fragment) not in _places(target)):
+        if not target.is_file() or (inside and unquote(fragment) not in _ids(target)):
             yield f"the link {address} leads nowhere"
-
-
-@cache
-def _places(path: Path) -> frozenset[str]:
-    """The places on a page that a link can name."""
-    page = BeautifulSoup(path.read_bytes(), "html.parser")
-    return frozenset(str(tag["id"]) for tag in page.select("[id]"))
 
 
 def _headings(page: BeautifulSoup) -> Iterator[str]:

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import nbformat
 
-from genbook.site import frame, labs, learned, notebook, pictures
+from genbook.site import frame, labs, learned, names, notebook, pictures, places
 from genbook.site.lookup import Results
 
-# What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
-# have a smaller twin.
+# What no reader's browser loads: sources for a debugger, translations of the theme, fonts that have
+# a smaller twin, and the marks of companies, of which no page has one.
 UNUSED = (
     "*.map",
     "webpack-macros.html",
     "fa-*.ttf",
+    "fa-brands-*",
     "fontawesome.js*",
     ".buildinfo",
     "*.mo",
@@ -58,6 +59,9 @@ def finish(pages: Path, source: Path) -> None:
         path.write_text(text, encoding="utf-8")
     results = Results.read(source / "results.json")
     for name in results.chapters:
+        path, code = pages / "chapters" / f"{name}.html", source / "chapters" / f"{name}.ipynb"
+        linked = names.linked(path.read_text(encoding="utf-8"), places.chapter_imports(code))
+        path.write_text(linked, encoding="utf-8")
         page = nbformat.read(source / "chapters" / f"{name}.ipynb", as_version=4)
         elsewhere = notebook.for_download(page, name, results)
         frame.bring_the_library(elsewhere, source)

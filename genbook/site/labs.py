@@ -53,22 +53,48 @@ def exported(name: str, path: Path) -> Tensors:
     from safetensors.numpy import load_file
 
     kept: Tensors = load_file(path)
-    return by_label(kept) if name == "cgan" else kept
+    fold = {"cgan": by_label, "wae": of_squares}.get(name)
+    return fold(kept) if fold else kept
+
+
+DROPS = 10  # ways to drop units of the label layer that the page of the cGAN can choose from
 
 
 def by_label(kept: Tensors) -> Tensors:
     """The generator of the cGAN chapter for one label at a time: what a label adds to the joint
-    layer, `label` [10, 1200], in place of the weights that work it out, four fifths of them all."""
+    layer, `label` [10, 1200], in place of the weights that work it out, four fifths of them all;
+    and in `dropped` [DROPS, 10, 1200] the same with half of the label's units dropped."""
     w = {key.partition("generator.")[2]: tensor.astype(np.float64) for key, tensor in kept.items()}
     of_z = len(w["z_layer.bias"])
     said = np.maximum(w["y_layer.weight"].T + w["y_layer.bias"], 0.0)
-    label = said @ w["joint.weight"][:, of_z:].T + w["joint.bias"]
+    of_drops = 2.0 * label_units(said.shape[1])[:, None] * said
+    label, dropped = (
+        units @ w["joint.weight"][:, of_z:].T + w["joint.bias"] for units in (said, of_drops)
+    )
     folded = {
         "z.weight": w["z_layer.weight"], "z.bias": w["z_layer.bias"], "label": label,
-        "joint.weight": w["joint.weight"][:, :of_z],
+        "dropped": dropped, "joint.weight": w["joint.weight"][:, :of_z],
         "out.weight": w["out.weight"], "out.bias": w["out.bias"],
     }  # fmt: skip
     return {key: tensor.astype(np.float16) for key, tensor in folded.items()}
+
+
+def label_units(units: int) -> NDArray[np.bool_]:
+    """The units of the label layer that are kept, each with probability 1/2: [DROPS, units]."""
+    return np.random.default_rng(0).random((DROPS, units)) < 0.5
+
+
+def of_squares(kept: Tensors) -> Tensors:
+    """The nets of the WAE chapter's fading squares.  Their pictures have one number, the grey of
+    the square, so that the encoder's first layer is the sum of its weights over the square."""
+    inside = np.zeros((32, 32), dtype=bool)
+    inside[8:24, 8:24] = True
+    return {
+        key: tensor[:, inside.ravel()].sum(axis=1, keepdims=True, dtype=np.float64).astype("<f2")
+        if key.endswith("encoder.0.weight")
+        else tensor
+        for key, tensor in kept.items()
+    }
 
 
 def pack(tensors: Tensors) -> tuple[dict[str, Any], str, int]:

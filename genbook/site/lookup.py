@@ -5,10 +5,12 @@
     results["chapters"][NAME]["claims"]     by id: statement, source, published, rule, why, ...
     results["chapters"][NAME]["runs"]       by profile: the fresh run and the recorded ones
     results["bench"]                        the recorded comparisons of speed, if there are any
+    results["growth"]                       how costs were measured to grow, the same
 
 A run has `profile`, `seeds`, `recorded`, `claims` (id to ours, spread, verdict), `values`
-(name to value, spread, unit, format) and its provenance: `commit`, `dirty`, `changed` (sources that
-are no longer those of the run), `machine`, `device`, `seconds`, `versions`, `commands`.
+(name to value, spread, unit, format) and its provenance: `commits`, `dirty`, `changed` (sources
+that are no longer those of the run), `machine`, `device`, `seconds`, `versions`, and `command`,
+which makes it again for all its seeds.
 """
 
 from __future__ import annotations
@@ -35,11 +37,26 @@ class UnknownResultError(Exception):
 
 @dataclass(frozen=True)
 class Printed:
-    """What a `{result}` prints: its text, where it comes from, and the number itself."""
+    """What a `{result}` prints: its text and the number itself, the key of the facts behind it, and
+    the place on its chapter's page where these stand: a row of the ledger or the line of a run."""
 
     text: str
-    title: str
     number: str
+    facts: str
+    place: str
+    claim: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A result of a run: a claim with its row of the record, or a value without a claim."""
+
+    chapter: str
+    name: str
+    part: str
+    run: dict[str, Any]
+    row: dict[str, Any]
+    claim: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class Results:
         self.profile: str = content["profile"]
         self.chapters: dict[str, Any] = content["chapters"]
         self.bench: dict[str, Any] | None = content.get("bench")
+        self.growth: dict[str, Any] | None = content.get("growth")
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -81,7 +99,7 @@ class Results:
         found: dict[str, Any] = runs[profile]
         return found
 
-    def look_up(self, asked: str, chapter: str | None) -> Printed:
+    def find(self, asked: str, chapter: str | None) -> Found:
         """Resolve `name`, `chapter:name`, `name@profile`, and the tails that `ASKED` names."""
         match = ASKED.fullmatch(asked.strip())
         if match is None:
@@ -99,35 +117,19 @@ class Results:
         if name not in known:
             close = ledger.nearest(name, known) if known else "the run recorded nothing"
             raise UnknownResultError(f"chapter '{chapter}' has no result '{name}'; {close}")
-        return self._printed(chapter, run, name, part)
-
-    def _printed(self, chapter: str, run: dict[str, Any], name: str, part: str) -> Printed:
-        where = provenance_line(run)
         claim = self.chapter(chapter)["claims"].get(name)
         row = run["values"].get(name) or run["claims"][name]
-        if part in ("published", "verdict") and claim is None:
-            raise UnknownResultError(f"'{name}' is a value and has no '{part}'; only a claim has")
-        if part == "published" and claim["standing"] == "none":
-            raise UnknownResultError(f"'{name}' has no published value")
-        if part == "spread" and row["spread"] is None:
-            raise UnknownResultError(f"'{name}' has no spread in the {run['profile']} run")
-        if part == "published":
-            title = f"{published(claim)}, {claim['source']}"
-            return Printed(wording.published(claim["published"]), title, repr(claim["published"]))
-        if claim is None:
-            title = f"{row['unit']}; {where}".lstrip("; ")
-            text, number = wording.formatted(row["value"], row["format"]), row["value"]
-            if row["spread"]:  # a setting is the same for every seed
-                text += f" ± {wording.spread(row['spread'])}"
-        else:
-            rule = wording.rule(claim["band"])
-            title = f"{published(claim)}; rule: {rule}; {row['verdict']}; {where}"
-            text, number = wording.ours(row["ours"], row["spread"]), row["ours"]
-        if part == "verdict":
-            text = row["verdict"]
-        elif part == "spread":
-            text, number = wording.spread(row["spread"]), row["spread"]
-        return Printed(text, title, repr(number))
+        return Found(chapter, name, part, run, row, claim)
+
+    def look_up(self, asked: str, chapter: str | None) -> Printed:
+        """What the page prints for this."""
+        found = self.find(asked, chapter)
+        text, number = _printed(found)
+        profile = found.run["profile"]
+        key = f"{found.chapter}:{found.name}" + (f"@{profile}" if profile != self.profile else "")
+        if found.claim is None:
+            return Printed(text, repr(number), key, run_place(found.chapter, profile), None)
+        return Printed(text, repr(number), key, place(found.chapter, found.name), found.name)
 
     def judgements(self, chapter: str) -> list[Judgement]:
         """The chapter's claims in their order, each with the largest run that could judge it."""
@@ -146,18 +148,56 @@ class Results:
         return rows
 
 
-def published(claim: dict[str, Any]) -> str:
-    """`published: 86.76 (as quoted)`: what the paper says, with its standing."""
+def _printed(found: Found) -> tuple[str, Any]:
+    """The text and the number of the part that was asked for."""
+    name, part, row, claim = found.name, found.part, found.row, found.claim
+    if part in ("published", "verdict") and claim is None:
+        raise UnknownResultError(f"'{name}' is a value and has no '{part}'; only a claim has")
+    if part == "spread":
+        if row["spread"] is None:
+            profile = found.run["profile"]
+            raise UnknownResultError(f"'{name}' has no spread in the {profile} run")
+        return wording.spread(row["spread"]), row["spread"]
+    if claim is None:
+        return wording.value(row), row["value"]
+    if part == "published":
+        if claim["standing"] == "none":
+            raise UnknownResultError(f"'{name}' has no published value")
+        return wording.published(claim["published"]), claim["published"]
+    if part == "verdict":
+        return row["verdict"], row["ours"]
+    return wording.ours(row["ours"], row["spread"]), row["ours"]
+
+
+def place(chapter: str, claim: str) -> str:
+    """The id of a claim's row in the ledger."""
+    return f"claim-{chapter}-{claim}"
+
+
+def run_place(chapter: str, profile: str) -> str:
+    """The id of the line about a run under the chapter's title."""
+    return f"run-{chapter}-{profile}"
+
+
+def mention(claim: str) -> str:
+    """The id of the first place in a chapter that prints a claim."""
+    return f"said-{claim}"
+
+
+def standing(claim: dict[str, Any]) -> str:
+    """`86.76, as quoted`: what the paper says, with its standing."""
     if claim["standing"] == "none":
         return "no published value"
     text = wording.published(claim["published"])
-    return f"published: {text}" + (" (as quoted)" if claim["standing"] == "quoted" else "")
+    return text + (", as quoted" if claim["standing"] == "quoted" else "")
 
 
-def provenance_line(run: dict[str, Any]) -> str:
-    """Profile, seeds, time, machine and commit of a run in one line."""
-    commit = run["commit"][:10] + (" with local changes" if run["dirty"] else "")
-    return (
-        f"{run['profile']} run, {wording.seeds(run['seeds'])}, "
-        f"{wording.duration(run['seconds'])} on {run['machine']}, commit {commit}"
-    )
+def commits(run: dict[str, Any]) -> str:
+    """The commits of a run, or of the runs of several seeds."""
+    changes = " with local changes" if run["dirty"] else ""
+    return ", ".join(commit[:10] for commit in run["commits"]) + changes
+
+
+def duration(run: dict[str, Any]) -> str:
+    """The wall time of a run, or the mean of several."""
+    return wording.duration(run["seconds"]) + (" for each seed" if len(run["seeds"]) > 1 else "")

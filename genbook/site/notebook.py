@@ -19,7 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from genbook import ledger
-from genbook.site import pictures
+from genbook.site import facts, lookup, pictures, wording
 from genbook.site.errors import SiteError
 from genbook.site.lookup import Results, UnknownResultError
 
@@ -31,8 +31,9 @@ SHOWN = (
 )  # fmt: skip
 RUN_LINE = "```{run}\n```"
 TITLE = re.compile(r"\A(# [^\n]+\n?)")
-DOLLARS = re.compile(r"\$([^$\s](?:[^$]*[^$\s])?)\$")
 RESULT = re.compile(r"\{result\}`([^`]+)`")
+JUDGED = re.compile(r'<p class="gb-judged">([^:]+)(?=: )')
+OPENING = re.compile(r'<a class="gb-result"[^>]*>([^<]*)</a>')
 DIRECTIVE = re.compile(r"```\{(run|ledger|scoreboard|lab)\}[^`]*```")
 
 ELSEWHERE = {
@@ -50,9 +51,10 @@ def page(chapter: str, source: Path, executed: Path) -> NotebookNode:
     made = nbformat.read(executed, as_version=4)
     outputs = iter([cell for cell in made.cells if cell.cell_type == "code"])
     cells: list[NotebookNode] = []
+    printed = _printed(chapter, current)
     for cell in current.cells:
         if cell.cell_type == "code":
-            cells += _executed(chapter, cell, outputs)
+            cells += _executed(chapter, cell, outputs, printed)
         else:
             # A link that is right in the repository, where pages lie in book/.
             cell.source = cell.source.replace("](../book/", "](../")
@@ -68,8 +70,15 @@ def page(chapter: str, source: Path, executed: Path) -> NotebookNode:
     return merged
 
 
+def _printed(chapter: str, current: NotebookNode) -> set[str]:
+    """The chapter's own results that its prose prints."""
+    prose = "\n".join(cell.source for cell in current.cells if cell.cell_type == "markdown")
+    asked = [lookup.ASKED.fullmatch(text.strip()) for text in RESULT.findall(prose)]
+    return {match["name"] for match in asked if match and match["chapter"] in (None, chapter)}
+
+
 def _executed(
-    chapter: str, cell: NotebookNode, outputs: Iterator[NotebookNode]
+    chapter: str, cell: NotebookNode, outputs: Iterator[NotebookNode], printed: set[str]
 ) -> list[NotebookNode]:
     """The run's cell with this code, followed by the injected parameters where they belong."""
     tags = cell.metadata.get("tags", [])
@@ -90,7 +99,7 @@ def _executed(
         one.metadata = NotebookNode({**cell.metadata, **one.metadata})
         one.outputs = [output for output in one.outputs if not _is_named_value(output)]
         for output in one.outputs:
-            _prepare(output)
+            _prepare(chapter, output, printed)
     return found
 
 
@@ -100,14 +109,26 @@ def _is_named_value(output: NotebookNode) -> bool:
     return bundle is not None and "verdict" not in bundle
 
 
-def _prepare(output: NotebookNode) -> None:
-    """Drop the bundle of a judged claim, which is for programs, set its mathematics, and make
-    pictures smaller."""
+def _prepare(chapter: str, output: NotebookNode, printed: set[str]) -> None:
+    """Turn the bundle of a judged claim, which is for programs, into a link to its facts, set its
+    mathematics, and make pictures smaller."""
     data = output.get("data", {})
     if "text/html" in data:
         data["text/html"] = pictures.thinned(data["text/html"])
-    if data.pop(ledger.BUNDLE_MIME, None) is not None and "text/html" in data:
-        data["text/html"] = DOLLARS.sub(r'<span class="math">\\(\1\\)</span>', data["text/html"])
+    bundle = data.pop(ledger.BUNDLE_MIME, None)
+    if bundle is not None and "text/html" in data:
+        text = wording.DOLLARS.sub(r'<span class="math">\\(\1\\)</span>', data["text/html"])
+        data["text/html"] = JUDGED.sub(
+            lambda m: _judged(chapter, bundle["id"], m[1], printed), text
+        )
+
+
+def _judged(chapter: str, claim: str, verdict: str, printed: set[str]) -> str:
+    """The verdict of a judged claim, which opens its facts.  Where no sentence prints the claim,
+    the ledger leads here."""
+    name = "" if claim in printed else f' id="{lookup.mention(claim)}"'
+    opening = facts.link(verdict, f"{chapter}:{claim}", f"#{lookup.place(chapter, claim)}")
+    return f'<p class="gb-judged"{name}>{opening}'
 
 
 def _head(chapter: str, cells: list[NotebookNode]) -> None:
@@ -181,6 +202,7 @@ def for_download(page: NotebookNode, chapter: str, results: Results) -> Notebook
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
-                data["text/html"] = pictures.described(ONLY_DARK.sub("", data["text/html"]))
+                text = OPENING.sub(r"\1", ONLY_DARK.sub("", data["text/html"]))
+                data["text/html"] = pictures.described(text)
     copy.cells = [cell for cell in copy.cells if cell.source]
     return copy

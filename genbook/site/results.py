@@ -13,7 +13,8 @@ from genbook.site.errors import SiteError
 def collect(profile: str, fresh: Mapping[str, runs.Run]) -> dict[str, Any]:
     """The content of results.json for the chapters in `fresh` (its form: see `lookup`)."""
     chapters = {name: _chapter(run) for name, run in fresh.items()}
-    return {"profile": profile, "chapters": chapters, "bench": bench.recorded()}
+    measured = {what: bench.recorded(what) for what in ("bench", "growth")}
+    return {"profile": profile, "chapters": chapters, **measured}
 
 
 def _chapter(run: runs.Run) -> dict[str, Any]:
@@ -68,14 +69,22 @@ def _provenance(runs_of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "profile": first["profile"],
         "seeds": [one["seed"] for one in runs_of],
-        "commit": first["commit"] or "unknown",
+        "commits": list(dict.fromkeys(one["commit"] or "unknown" for one in runs_of)),
         "dirty": any(one["dirty"] for one in runs_of),
         "machine": first.get("gpu") or first["processor"] or first["platform"],
         "device": first["device"],
         "seconds": statistics.fmean(one["wall_seconds"] for one in runs_of),
         "versions": f"torch {first['packages']['torch']}",
-        "commands": [one["command"] for one in runs_of],
+        "command": _command(runs_of),
     }
+
+
+def _command(runs_of: Sequence[Mapping[str, Any]]) -> str:
+    """The one command that makes these runs again."""
+    command: str = runs_of[0]["command"]
+    seeds = ",".join(str(one["seed"]) for one in runs_of)
+    alone = f"--seed {runs_of[0]['seed']} "
+    return command.replace(alone, f"--seeds {seeds} ") if len(runs_of) > 1 else command
 
 
 def _judged(claim: ledger.Claim, row: Mapping[str, Any], profile: str) -> Mapping[str, Any]:

@@ -1,5 +1,5 @@
-"""Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{run}`,
-`{bench}` and `{lab}`.
+"""Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{chart}`,
+`{run}`, `{bench}`, `{growth}`, `{excerpt}` and `{lab}`.
 
     {result}`nz20-bound`            the fresh run of this chapter
     {result}`aevb:nz20-bound`       of another chapter
@@ -24,8 +24,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from genbook.site import labs, tables
-from genbook.site.lookup import Results, UnknownResultError
+from genbook.site import chart, excerpts, facts, labs, tables
+from genbook.site.growth import growth
+from genbook.site.lookup import Results, UnknownResultError, mention
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +47,33 @@ def raw(text: str) -> nodes.raw:
 
 
 class ResultRole(SphinxRole):
-    """Print one number of a run, with its provenance as the title."""
+    """Print one number of a run, as a link that opens the facts behind it."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        here = chapter_of(self.env.docname)
         try:
-            printed = results_of(self.env.app).look_up(self.text, chapter_of(self.env.docname))
+            printed = results_of(self.env.app).look_up(self.text, here)
         except UnknownResultError as error:
             logger.warning("{result}`%s`: %s", self.text, error, location=self.get_location())
             return [nodes.literal(self.text, self.text)], []
-        attributes = (
-            f'title="{html.escape(printed.title)}" data-value="{html.escape(printed.number)}"'
-        )
-        opening = raw(f'<span class="gb-result" {attributes}>')
-        return [opening, nodes.Text(printed.text), raw("</span>")], []
+        chapter = printed.facts.partition(":")[0]
+        page = "" if chapter == here else f"{self.up()}chapters/{chapter}.html"
+        attributes = f' data-value="{html.escape(printed.number)}"'
+        if chapter == here and printed.claim is not None:
+            attributes += self.named(mention(printed.claim))
+        address = f"{page}#{printed.place}"
+        return [raw(facts.link(printed.text, printed.facts, address, attributes))], []
+
+    def up(self) -> str:
+        """The way from this page to the root of the site."""
+        return "../" * self.env.docname.count("/")
+
+    def named(self, name: str) -> str:
+        """The id of the first place on the page that prints a claim, to which the ledger leads."""
+        seen: set[str] = self.env.temp_data.setdefault("genbook_mentions", set())
+        first = name not in seen
+        seen.add(name)
+        return f' id="{html.escape(name)}"' if first else ""
 
 
 class TableDirective(SphinxDirective, ABC):
@@ -99,12 +114,19 @@ class TableDirective(SphinxDirective, ABC):
 
 class LedgerDirective(TableDirective):
     def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
-        return tables.ledger(results, names)
+        return tables.ledger(results, names, "" if chapter_of(self.env.docname) else "chapters/")
 
 
 class ScoreboardDirective(TableDirective):
     def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
         return tables.scoreboard(results, names)
+
+
+class ChartDirective(TableDirective):
+    """The scoreboard as bars."""
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return chart.bars(results, names)
 
 
 class RunDirective(TableDirective):
@@ -119,6 +141,31 @@ class BenchDirective(TableDirective):
 
     def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
         return tables.bench(results)
+
+
+class GrowthDirective(TableDirective):
+    """How costs grow with the work."""
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return growth(results)
+
+
+class ExcerptDirective(SphinxDirective):
+    """Lines of a source of a claim, as they stand there; see `excerpts`."""
+
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        kind, asked = self.arguments
+        folder = Path(self.env.app.srcdir) / excerpts.SOURCES
+        try:
+            found = results_of(self.env.app).find(asked, chapter_of(self.env.docname))
+            where, text, language = excerpts.excerpt(kind, folder, found)
+        except UnknownResultError as error:
+            logger.warning("{excerpt} %s: %s", asked, error, location=self.get_location())
+            return []
+        block = nodes.literal_block(text, text, language=language)
+        return [raw(f'<p class="gb-where"><code>{html.escape(where)}</code></p>'), block]
 
 
 class LabDirective(SphinxDirective):
@@ -153,12 +200,24 @@ def read_results(app: Sphinx) -> None:
     app.config.genbook_labs = json.loads(labs_file.read_text(encoding="utf-8"))
 
 
+def add_facts(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Put the facts of the printed results at the end of the page."""
+    if "body" in context:
+        context["body"] += facts.of_page(results_of(app), context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("result", ResultRole())
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("scoreboard", ScoreboardDirective)
+    app.add_directive("chart", ChartDirective)
     app.add_directive("run", RunDirective)
     app.add_directive("bench", BenchDirective)
+    app.add_directive("growth", GrowthDirective)
+    app.add_directive("excerpt", ExcerptDirective)
     app.add_directive("lab", LabDirective)
     app.connect("builder-inited", read_results)
+    app.connect("html-page-context", add_facts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,6 +5,9 @@ _static/               their style
 chapters/NAME.ipynb    today's prose with the run's outputs
 results.json           every number that a page may print
 labs.json              what the labs of a page run on
+sources/               what pages quote: chapters, claims files, recorded runs
+library/               the pages of the library
+generated.json         what these and the page of equations show
 _config.yml, _toc.yml
 """
 
@@ -21,7 +24,16 @@ from pathlib import Path
 import nbformat
 
 from genbook import ledger, runs
-from genbook.site import frame, labs, notebook, results
+from genbook.site import (
+    equations,
+    excerpts,
+    frame,
+    labs,
+    library,
+    notebook,
+    places,
+    results,
+)
 from genbook.site.errors import SiteError
 
 TOC_FILE = re.compile(r"^\s*(?:-\s+)?(?:file|root):\s*(\S+)\s*$", re.MULTILINE)
@@ -67,7 +79,12 @@ def stage(folder: Path, profile: str, fresh: Mapping[str, runs.Run]) -> None:
     # In the order of the claims files, in which the ledger lists the claims.
     content = json.dumps(results.collect(profile, fresh), indent=1)
     (folder / "results.json").write_text(content + "\n", encoding="utf-8")
+    excerpts.stage(folder, fresh)
     labs.stage(folder, fresh)
+    library.stage(folder, places.chapters_that_use(folder / "chapters"))
+    tables = equations.stage(folder, library.PACKAGE.parent / "tests")
+    made = json.dumps(library.pieces() | tables, indent=0)
+    (folder / "generated.json").write_text(made, encoding="utf-8")
     _check_toc(folder, root)
 
 

@@ -15,7 +15,16 @@ from typing import Any
 
 from genbook import ledger as claims_ledger
 from genbook.site import wording
-from genbook.site.lookup import Judgement, Results, UnknownResultError
+from genbook.site.lookup import (
+    Judgement,
+    Results,
+    UnknownResultError,
+    commits,
+    duration,
+    mention,
+    place,
+    run_place,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def cell(label: str, content: str) -> Markup:
     return Markup(f'<td role="cell" data-label="{label}">{content}</td>')
 
 
-def _head(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
+def head_of(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
     """The start of a table that scrolls in its own box and becomes cards on a phone.  Its roles
     are named because a table that is laid out as cards loses them."""
     heads = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in columns)
@@ -55,31 +64,35 @@ def _head(title: str, kind: str, columns: tuple[str, ...]) -> Markup:
     )
 
 
-def ledger(results: Results, names: list[str]) -> Pieces:
-    """Every claim of the chapters: statement, source, published, ours, rule, verdict, run."""
-    yield _head("Ledger of claims", "gb-ledger", COLUMNS)
+def ledger(results: Results, names: list[str], folder: str) -> Pieces:
+    """Every claim of the chapters: statement, source, published, ours, rule, verdict, run.
+    `folder` leads to the pages of the chapters; on a chapter's own page it is empty."""
+    yield head_of("Ledger of claims", "gb-ledger", COLUMNS)
     for name in names:
         if len(names) > 1:
-            title, link = escape(results.chapter(name)["title"]), f"chapters/{name}.html"
+            title, link = escape(results.chapter(name)["title"]), f"{folder}{name}.html"
             yield Markup(
                 f'<tr role="row" class="gb-chapter"><th role="rowheader" scope="rowgroup" '
                 f'colspan="{len(COLUMNS)}"><a href="{link}">{title}</a></th></tr>'
             )
         for judgement in results.judgements(name):
-            yield from _row(name, judgement)
+            yield from _row(name, judgement, f"{folder}{name}.html" if folder else "")
     yield Markup("</tbody></table></div>")
 
 
-def _row(chapter: str, judgement: Judgement) -> Pieces:
+def _row(chapter: str, judgement: Judgement, page: str) -> Pieces:
     claim, run, result = judgement.claim, judgement.run, judgement.result
-    anchor = escape(f"claim-{chapter}-{judgement.id}")
-    yield Markup(f'<tr role="row" id="{anchor}"><td role="cell" data-label="Claim">')
+    anchor, said = escape(place(chapter, judgement.id)), escape(mention(judgement.id))
+    yield Markup(
+        f'<tr role="row" id="{anchor}" data-chapter="{chapter}" data-profile="{run["profile"]}" '
+        f'data-verdict="{slug(result["verdict"])}"><td role="cell" data-label="Claim">'
+    )
     yield Markup('<div class="gb-statement">')
     yield claim["statement"]
     yield Markup(f' <a class="gb-anchor" href="#{anchor}" aria-label="Link to this claim">#</a>')
     yield Markup('</div><div class="gb-source">')
     yield claim["source"]
-    yield Markup("</div>")
+    yield Markup(f'</div><a class="gb-said" href="{page}#{said}">Where the chapter prints it</a>')
     yield from _details(judgement)
     yield Markup("</td>")
     yield cell("Published", _published(claim))
@@ -113,55 +126,70 @@ def _details(judgement: Judgement) -> Pieces:
     yield Markup(f"<dt>Judged from</dt><dd>the {escape(claim['from'])} profile on</dd>")
     for run, result in ((judgement.run, judgement.result), *judgement.others):
         ours = escape(wording.ours(result["ours"], result["spread"]))
-        commands = "<br>".join(f"<code>{escape(command)}</code>" for command in run["commands"])
         yield Markup(
             f"<dt>{run['profile'].capitalize()} run, {wording.seeds(run['seeds'])}</dt>"
-            f"<dd>{ours}: {escape(result['verdict'])}. {_provenance(run)}<br>{commands}</dd>"
+            f"<dd>{ours}: {escape(result['verdict'])}. {_provenance(run)}<br>"
+            f"<code>{escape(run['command'])}</code></dd>"
         )
     yield Markup("</dl></details>")
 
 
 def _provenance(run: dict[str, Any]) -> str:
-    each = " for each seed" if len(run["seeds"]) > 1 else ""
-    dirty = " with local changes" if run["dirty"] else ""
     changed = f" Since then these changed: {escape(', '.join(run['changed']))}."
     return (
-        f"{wording.duration(run['seconds'])}{each} on {escape(run['machine'])}, "
-        f"{escape(run['versions'])}, commit <code>{escape(run['commit'][:10])}</code>{dirty}."
-        + (changed if run["changed"] else "")
+        f"{duration(run)} on {escape(run['machine'])}, {escape(run['versions'])}, "
+        f"commit <code>{escape(commits(run))}</code>." + (changed if run["changed"] else "")
     )
+
+
+def counts(results: Results, names: list[str]) -> dict[str, Counter[str]]:
+    """How many claims of each chapter came out how."""
+    return {name: Counter(j.result["verdict"] for j in results.judgements(name)) for name in names}
 
 
 def scoreboard(results: Results, names: list[str]) -> Pieces:
     """How many claims of each chapter came out how, with a total."""
-    counts = {
-        name: Counter(j.result["verdict"] for j in results.judgements(name)) for name in names
-    }
-    yield _head("Scoreboard", "gb-scoreboard", HEADS)
-    for name, count in counts.items():
+    found = counts(results, names)
+    yield head_of("Scoreboard", "gb-scoreboard", HEADS)
+    for name, count in found.items():
         title = escape(results.chapter(name)["title"])
-        yield Markup(_score(f'<a href="chapters/{name}.html">{title}</a>', count))
-    if len(counts) > 1:
-        yield Markup(_score("All chapters", sum(counts.values(), Counter())))
+        link = f'<a href="chapters/{name}.html">{title}</a>'
+        yield Markup(_score(link, f"chapter={name}&amp;", count))
+    if len(found) > 1:
+        yield Markup(_score("All chapters", "", sum(found.values(), Counter())))
     yield Markup("</tbody></table></div>")
 
 
-def _score(title: str, count: Counter[str]) -> str:
-    numbers = [sum(count.values()), *(count[verdict] for verdict in claims_ledger.VERDICTS)]
-    cells = "".join(cell(h, str(n)).html for h, n in zip(HEADS[1:], numbers, strict=True))
+def _score(title: str, chapter: str, count: Counter[str]) -> str:
+    """A row of counts, each a link to the claims that it counts."""
+    cells = cell(HEADS[1], str(count.total())).html
+    for head, verdict in zip(HEADS[2:], claims_ledger.VERDICTS, strict=True):
+        wanted = f"{chapter}verdict={slug(verdict)}"
+        number = f'<a href="ledger.html#{wanted}">{count[verdict]}</a>' if count[verdict] else "0"
+        cells += cell(head, number).html
     return f'<tr role="row"><th role="rowheader" scope="row">{title}</th>{cells}</tr>'
 
 
 def run_line(results: Results, names: list[str]) -> Pieces:
-    """Which run the page shows and where its executed notebook is."""
+    """Which run the page shows, where its executed notebook is, and the recorded runs beside it."""
     for name in names:
-        run = results.run(name, results.profile)
-        yield Markup(
-            f'<p class="gb-run">This page shows the {run["profile"]} run, '
-            f"{wording.seeds(run['seeds'])}: {_provenance(run)} "
+        shown = results.run(name, results.profile)
+        download = (
             f'<a href="../_sources/chapters/{name}.ipynb" download>Download the executed '
-            "notebook</a></p>"
+            "notebook</a>"
         )
+        yield _line(name, shown, "This page shows the", download)
+        for run in results.chapter(name)["runs"].values():
+            if run is not shown:
+                yield _line(name, run, "Recorded, and printed beside it: the", "")
+
+
+def _line(chapter: str, run: dict[str, Any], start: str, end: str) -> Markup:
+    return Markup(
+        f'<p class="gb-run" id="{run_place(chapter, run["profile"])}">{start} {run["profile"]} '
+        f"run, {wording.seeds(run['seeds'])}: {_provenance(run)} "
+        f"<code>{escape(run['command'])}</code> {end}</p>"
+    )
 
 
 def bench(results: Results) -> Pieces:
@@ -169,7 +197,7 @@ def bench(results: Results) -> Pieces:
     found = results.bench
     if found is None:
         raise UnknownResultError("no comparison of speed is recorded: genbook bench --record")
-    yield _head("Speed beside other packages", "gb-bench", BENCH)
+    yield head_of("Speed beside other packages", "gb-bench", BENCH)
     for row in found["comparisons"]:
         ours, peer = row["ours"], row["peer"]
         medians = [f"{statistics.median(side['seconds']):.3g} s" for side in (ours, peer)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
 EXPONENT = re.compile(r"(\d+(?:\.\d+)?)e([+-]?\d+)")
+DOLLARS = re.compile(r"\$([^$\s](?:[^$]*[^$\s])?)\$")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Ours = float | int | Sequence[float] | None
@@ -59,6 +61,12 @@ def ours(value: Ours, deviation: float | None = None) -> str:
     return text if deviation is None else f"{text} ± {spread(deviation)}"
 
 
+def value(row: Mapping[str, Any]) -> str:
+    """A recorded value by its own format; a setting, the same for every seed, has no spread."""
+    text = formatted(row["value"], row["format"])
+    return f"{text} ± {spread(row['spread'])}" if row["spread"] else text
+
+
 def published(value: float | str) -> str:
     """The paper's side of a claim: its words, or its number with the digits it has."""
     return value if isinstance(value, str) else f"{value:,}".replace("-", MINUS)
@@ -72,6 +80,11 @@ def rule(text: str) -> str:
         return ten if match[1] == "1" else f"{match[1]}{TIMES}{ten}"
 
     return EXPONENT.sub(power, text).replace("-", MINUS)
+
+
+def mathematics(text: str) -> str:
+    """A phrase of a claims file with its mathematics between the marks that MathJax looks for."""
+    return DOLLARS.sub(r"\\(\1\\)", text)
 
 
 def duration(seconds: float) -> str:

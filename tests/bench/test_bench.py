@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genbook import bench, ledger
-from genbook.bench import peers, turns
+from genbook.bench import growth, peers, turns
 from genbook.site import lookup, tables
 
 PYTHON = Path(sys.executable)
@@ -91,11 +92,11 @@ def test_a_recorded_comparison_is_on_the_page_and_cannot_be_edited(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "ROOT", tmp_path)
-    assert bench.recorded() is None
+    assert bench.recorded("bench") is None
     with pytest.raises(lookup.UnknownResultError, match="genbook bench --record"):
         list(tables.bench(lookup.Results({"profile": "book", "chapters": {}, "bench": None})))
     bench.main(["parzen_window", "--turns", "1", "--record"])
-    found = bench.recorded()
+    found = bench.recorded("bench")
     assert found is not None
     assert found["command"] == "genbook bench parzen_window --turns 1 --record"
     page = lookup.Results({"profile": "book", "chapters": {}, "bench": found})
@@ -104,10 +105,35 @@ def test_a_recorded_comparison_is_on_the_page_and_cannot_be_edited(
     assert f"{row['ratio']:.2f} <span>" in html
     assert f"{row['ours']['seconds'][0]:.3g} s" in html
     assert "genbook bench parzen_window" in html
-    path = bench.recorded_path()
+    path = bench.recorded_path("bench")
     path.write_text(path.read_text().replace('"ratio": ', '"ratio": 1'))
     with pytest.raises(ledger.ClaimsError, match="was changed"):
-        bench.recorded()
+        bench.recorded("bench")
+
+
+def test_the_growth_of_costs_is_measured_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    small = {name: (*row[:3], row[3][:2]) for name, row in growth.MEASURES.items()}
+    monkeypatch.setattr(growth, "MEASURES", small)
+    bench.main(["--growth", "--turns", "1", "--record"])
+    found = bench.recorded("growth")
+    assert found is not None
+    assert found["command"] == "genbook bench --growth --turns 1 --record"
+    for name, row in found["measures"].items():
+        fast, slow = row["seconds"]
+        assert row["sizes"] == list(small[name][3])
+        assert row["exponent"] == pytest.approx(math.log2(slow / fast))
+    bench.main(["--growth", "--turns", "1"])
+    assert "Parzen window of 100 images" in capsys.readouterr().out
+
+
+def test_a_power_law_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "_seconds", lambda work: float(work()) ** 2)
+    law = {"law": ("a square", "n", lambda n: lambda: n, (1, 3, 9))}
+    monkeypatch.setattr(growth, "MEASURES", law)
+    assert growth.measure()["law"]["exponent"] == pytest.approx(2.0)
 
 
 def test_without_the_other_packages_the_message_names_the_command(

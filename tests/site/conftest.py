@@ -21,6 +21,9 @@ def lay_out(root: Path) -> Path:
     shutil.copytree(REAL_ROOT / "book", root / "book", ignore=runs_of_chapters)
     shutil.copytree(HERE / "toy", root / "chapters", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REAL_ROOT / "_config.yml", root)
+    for page in (root / "book").glob("*.md"):  # the toy has one claim to follow
+        text = re.sub(r"\baevb:[\w-]+", "toy:mean-of-draws", page.read_text(encoding="utf-8"))
+        page.write_text(text, encoding="utf-8")
     toc = (REAL_ROOT / "_toc.yml").read_text(encoding="utf-8")
     first, *others = re.findall(r"^ *- file: chapters/\w+\n", toc, re.MULTILINE)
     for other in others:

@@ -102,6 +102,12 @@ def test_broken_pages_are_found(body, fault, faults, tmp_path):
     assert any(fault in text for text in faults(body))
 
 
+def test_a_link_to_a_place_that_another_page_lacks_is_found(faults, tmp_path):
+    (tmp_path / "other.html").write_text('<p id="there.is">')
+    assert faults('<a href="other.html#there.is">a</a>') == []
+    assert any("leads nowhere" in text for text in faults('<a href="other.html#not">a</a>'))
+
+
 def test_a_heavy_page_is_found(faults, monkeypatch):
     monkeypatch.setattr(check, "PAGE_BYTES_ON_THE_WIRE", 100)
     assert any("over the wire" in text for text in faults("".join(map(str, range(1000)))))
