@@ -50,7 +50,7 @@ def formulas(page: Any) -> dict[str, int]:
             written: document.querySelectorAll('.math').length,
             set: document.querySelectorAll('.math mjx-container').length,
             failed: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
-            raw: document.querySelector('article').innerText.includes('\\\\('),
+            raw: (document.querySelector('article') ?? document.body).innerText.includes('\\\\('),
         })"""
     )
 
