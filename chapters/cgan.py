@@ -91,10 +91,10 @@ PROFILES = {
         tag_images=50, crowd_images=1_500, sigma_images=50,
     ),
     "book": Profile(
-        toy_updates=3_000, main_updates=1_000, unconditional_updates=500, centred_updates=500,
+        toy_updates=3_000, main_updates=1_500, unconditional_updates=500, centred_updates=500,
         adam_updates=500, variant_updates=500, every=500, classifier_updates=1_000,
-        samples=10_000, test_images=1_000, trial_images=500, lloyd=1, eye_updates=500,
-        tag_updates=100, mended_updates=150, change_updates=50, tag_images=1_000,
+        samples=10_000, test_images=1_000, trial_images=1_000, lloyd=1, eye_updates=800,
+        tag_updates=100, mended_updates=200, change_updates=50, tag_images=1_000,
     ),
     "long": Profile(
         toy_updates=3_000, main_updates=25_000, unconditional_updates=15_000,
