@@ -249,5 +249,5 @@ genbookLab.define("wae", (lab) => {
   const say = lab.status();
   draw();
   renew();
-  Object.assign(lab.probe, { encode, decode, greyOf, nearest, models, draws: () => draws });
+  Object.assign(lab.probe, { encode, decode, greyOf, nearest, closest, models, draws: () => draws });
 });

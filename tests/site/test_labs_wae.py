@@ -68,6 +68,12 @@ def test_holes_and_gap_of_greys_are_counted_as_in_the_chapter(browser: Any, book
     lab.get_by_role("button", name="Draw data and prior again").press("Enter")
     lab.get_by_role("button", name="Decode draws").press("Enter")
     lab.get_by_role("button", name="Decode draws").wait_for()  # it says Stop until it is done
+    some = 2 * torch.rand(400, 2, generator=torch.Generator().manual_seed(0)) - 1
+    far = wae.far_from_codes(some, some[:100] + 0.02, radius=0.1)
+    assert 0.2 < far.double().mean() < 0.8
+    ask = """([zs, codes]) => zs.map(
+        (z) => genbookLab.running.wae.probe.closest(z, codes).hole)"""
+    assert tab.evaluate(ask, [some.tolist(), (some[:100] + 0.02).tolist()]) == far.tolist()
     ask = """() => {
         const { models, draws } = genbookLab.running.wae.probe;
         return [draws(), Object.values(models).map((m) => [m.codes, m.made])];
