@@ -556,14 +556,14 @@ claims.judge("packing-tells-them-apart", ours=[variation_uneven(4), variation_dr
 #
 # ```{lab} mode_coverage
 # :still: games
-# Run it on the ring and look at the divergence beside the count: the plain game soon touches most modes, and unevenly. Pack two samples into
-# one input of $D$, or give a weight to the diversity term (the mean distance of two sets of samples, to be raised; both remedies are those of the
-# next section), and compare with the same start. Then let $D$ see sines and cosines of every point (*sharp*): few modes are left, at high
-# quality, until $m$ or the weight is raised. What happens depends on the start as well, so try several before you believe a remedy.
+# Run it on the ring and look at the divergence beside the count: the plain game touches most modes and keeps few of them even. Pack two
+# samples into one input of $D$, or give a weight to the diversity term (the mean distance of two sets of samples, to be raised; both remedies
+# are those of the next section), and compare from the same start. Then let $D$ see sines and cosines of every point (*sharp*): a few modes
+# are left, at high quality, and in our tries neither remedy brought the others back.
 #
-# On the grid these networks draw bridges for thousands of updates: few samples are good, many modes count as captured, and the divergence has
-# to be read beside that of an even model. Press in the picture to put a mode there or to take one away while the game runs, and see who goes to
-# find it. The shading is $D$, blue for data and orange for samples; of a packed $D$ it is what is said of $m$ samples that lie in one place.
+# On the grid networks as small as these have few good samples for thousands of updates, so read the divergence beside that of an even model.
+# Press in the picture to put a mode there or to take one away, even while the game runs. The shading is $D$, blue for data and orange for
+# samples; of a packed $D$ it is what is said of $m$ samples that lie in one place.
 # ```
 #
 # ## What stops it

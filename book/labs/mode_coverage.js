@@ -241,9 +241,9 @@ genbookLab.define("mode_coverage", (lab) => {
     if (game.make.count % every === 0) count();
   }
 
-  // As many steps as fit between two pictures.
+  // Steps for some time before the next picture, which may cost as much as several of them.
   function burst() {
-    const until = performance.now() + (calm() ? 200 : 14);
+    const until = performance.now() + (calm() ? 200 : 40);
     do step(); while (performance.now() < until);
     show(false);
   }

@@ -1,4 +1,4 @@
-"""The lab of the essay on mode coverage: games beside autograd, counts beside the metric."""
+"""The lab of mode coverage: the page's games beside autograd, its counts beside the metric."""
 
 import math
 from pathlib import Path
