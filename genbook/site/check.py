@@ -145,7 +145,8 @@ def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
         if target is None and (urlsplit(address).scheme or not fragment):
             continue
         target = target or path
-        inside = bool(fragment) and target.suffix == ".html"
+        # A fragment like chapter=aevb is a choice of rows, which a script of the page reads.
+        inside = bool(fragment) and "=" not in fragment and target.suffix == ".html"
         if not target.is_file() or (inside and unquote(fragment) not in _ids(target)):
             yield f"the link {address} leads nowhere"
 
