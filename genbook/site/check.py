@@ -147,7 +147,7 @@ def _links(page: BeautifulSoup, path: Path) -> Iterator[str]:
         if target is None and (urlsplit(address).scheme or not fragment):
             continue
         target = target or path
-        # With a = the fragment is what a script narrows the page to, not a place on it.
+        # A fragment like chapter=aevb is a choice of rows, which a script of the page reads.
         inside = bool(fragment) and "=" not in fragment and target.suffix == ".html"
         if not target.is_file() or (inside and unquote(fragment) not in _ids(target)):
             yield f"the link {address} leads nowhere"

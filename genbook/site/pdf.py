@@ -130,6 +130,7 @@ def _point_inside(text: Tag, name: str, names: set[str]) -> None:
         path = os.path.normpath(folder / unquote(parts.path)) if parts.path else f"{name}.html"
         target = path.removesuffix(".html")
         if attribute == "href" and target in names:
-            tag["href"] = "#" + _mark(target, parts.fragment)
+            # A choice of rows, chapter=aevb, is no place.
+            tag["href"] = "#" + _mark(target, "" if "=" in parts.fragment else parts.fragment)
         elif parts.path:
             tag[attribute] = path + (f"#{parts.fragment}" if parts.fragment else "")
