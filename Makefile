@@ -20,7 +20,8 @@ help: ## this list
 book: $(READY) ## everything: environment, data, runs, static book in _build/html
 	$(BIN)/genbook book
 
-test: lint types chromium unit smoke pages ## everything that a maintainer wants checked, as below
+test: $(READY) chromium ## everything that a maintainer wants checked, as below, two at a time
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit smoke pages
 
 lint: $(READY) ## format and style of library, chapters and tests
 	$(BIN)/ruff format --check $(SOURCES)

@@ -19,13 +19,12 @@ import nbformat
 from genbook.site import frame, labs, learned, names, notebook, pictures, places
 from genbook.site.lookup import Results
 
-# What no reader's browser loads: sources for a debugger, translations of the theme, fonts that have
-# a smaller twin, and the marks of companies, of which no page has one.
+# What no reader's browser loads: sources for a debugger, translations of the theme, and fonts that
+# have a smaller twin.
 UNUSED = (
     "*.map",
     "webpack-macros.html",
     "fa-*.ttf",
-    "fa-brands-*",
     "fontawesome.js*",
     ".buildinfo",
     "*.mo",
