@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from genbook.site import pictures
 from genbook.site.lookup import Results, UnknownResultError
-from genbook.site.tables import Markup, Pieces, cell, head_of
+from genbook.site.tables import Markup, Pieces, cell, end_of, head_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,13 +31,7 @@ def growth(results: Results) -> Pieces:
         for column, text in zip(COLUMNS[1:], (sizes, seconds, power), strict=True):
             yield cell(column, text)
         yield Markup("</tr>")
-    on = found["machine"]
-    yield Markup(
-        f'</tbody></table></div><p class="gb-run">Medians of turns, one thread, on '
-        f"{escape(on['processor'])}, torch {escape(on['torch'])}; recorded by "
-        f"<code>{escape(found['command'])}</code> at commit "
-        f"<code>{escape(str(found['commit'])[:10])}</code>.</p>"
-    )
+    yield end_of(found)
 
 
 def picture(measures: list[dict[str, Any]], processor: str) -> str:

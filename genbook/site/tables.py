@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -211,8 +211,13 @@ def bench(results: Results) -> Pieces:
         ):
             yield cell(head, text)
         yield Markup("</tr>")
+    yield end_of(found)
+
+
+def end_of(found: Mapping[str, Any]) -> Markup:
+    """The end of a table of recorded timings: where and how they were taken."""
     on = found["machine"]
-    yield Markup(
+    return Markup(
         f'</tbody></table></div><p class="gb-run">Medians of turns, one thread each, on '
         f"{escape(on['processor'])}, torch {escape(on['torch'])}, Python {escape(on['python'])}; "
         f"recorded by <code>{escape(found['command'])}</code> at commit "

@@ -13,6 +13,7 @@ import pytest
 from genbook import bench, ledger
 from genbook.bench import growth, peers, turns
 from genbook.site import lookup, tables
+from genbook.site.growth import growth as growth_page
 
 PYTHON = Path(sys.executable)
 SMALL = {"tests": 20, "samples": 300}
@@ -125,6 +126,11 @@ def test_the_growth_of_costs_is_measured_and_recorded(
         fast, slow = row["seconds"]
         assert row["sizes"] == list(small[name][3])
         assert row["exponent"] == pytest.approx(math.log2(slow / fast))
+    page = lookup.Results({"profile": "book", "chapters": {}, "growth": found})
+    html = "".join(piece.html for piece in growth_page(page) if isinstance(piece, tables.Markup))
+    for row in found["measures"].values():
+        assert f"{row['quantity']} to the power {row['exponent']:.2f}</td>" in html
+        assert f"{row['seconds'][1]:.3g}</td>" in html
     bench.main(["--growth", "--turns", "1"])
     assert "Parzen window of 100 images" in capsys.readouterr().out
 
