@@ -92,7 +92,6 @@ document.addEventListener("DOMContentLoaded", () => {
     clearTimeout(timer);
     if (opener !== link || !panel.matches(":popover-open")) {
       panel.hidePopover();
-      opener?.setAttribute("aria-expanded", "false");
       write(link);
       panel.showPopover();
       opener = link;
@@ -115,12 +114,10 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
+  // Before and not after ("toggle"): that event comes late, and a reader may have gone on by then.
   panel.addEventListener("beforetoggle", (event) => {
-    const back = event.newState === "closed" && panel.contains(document.activeElement);
-    returning = back ? opener : null;
-  });
-  panel.addEventListener("toggle", (event) => {
-    if (event.newState === "closed" && !panel.matches(":popover-open")) {
+    if (event.newState === "closed") {
+      returning = panel.contains(document.activeElement) ? opener : null;
       opener?.setAttribute("aria-expanded", "false");
       opener = null;
     }
