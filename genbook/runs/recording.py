@@ -3,11 +3,14 @@
 Written by `genbook record` from finished runs, never by hand.  A file holds the record and the
 provenance of one run a seed, the claims over the seeds, and the SHA-256 of all that; reading it
 checks the sum, works the claims out again from the runs, and judges them again by the claims file.
+Where a page's lab runs on them, the weights that the first seed's run kept lie beside it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from genbook import ledger
-from genbook.runs import store
-from genbook.runs.identity import Request, identity
+from genbook.runs import store, weights
+from genbook.runs.identity import KEPT_WITH_RECORD, Request, digest, identity
 
 # Parts of a run's identity that are the experiment itself.  The others (versions, lock file,
 # device, engine) may differ between the machine that made a recorded run and the one that reads it.
@@ -40,6 +43,12 @@ class Recorded:
     claims: dict[str, dict[str, Any]]  # id: {"ours", "spread", "n", "verdict"}
     values: dict[str, dict[str, Any]]  # name: {"value", "spread", "n", "unit", "format"}
     changed: tuple[str, ...]  # sources that differ from those that made the runs
+    weights: Path | None = None  # those of the first seed, for the page's lab
+
+    def first(self) -> store.Run:
+        """The run of the first seed; its folder is where this record is."""
+        run = self.runs[0]
+        return store.Run(self.path.parent, run["record"], run["provenance"])
 
 
 def folder() -> Path:
@@ -76,7 +85,24 @@ def read(path: Path) -> Recorded:
         path, chapter, profile, tuple(runs), claims,
         values_over_seeds([run["record"] for run in runs]),
         tuple(differences(runs[0]["provenance"])),
+        _weights(path, content.get("weights")),
     )  # fmt: skip
+
+
+def _weights_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.{weights.FILE}")
+
+
+def _weights(path: Path, seal: str | None) -> Path | None:
+    """The weights beside a file of recorded results, if it names any."""
+    if seal is None:
+        return None
+    found = _weights_path(path)
+    if not found.exists() or digest(found.read_bytes()) != seal:
+        raise RecordedError(
+            f"{found}: not the weights that `genbook record` put there. Restore the file"
+        )
+    return found
 
 
 def over_seeds(
@@ -173,8 +199,26 @@ def record(
         "claims": over_seeds(chapter, profile, [run["record"] for run in runs]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    if chapter in KEPT_WITH_RECORD:
+        content["weights"] = _put_weights(path, runs[0], chosen)
     ledger.write_json(path, {**content, "sha256": ledger.recorded_digest(content)})
     return path
+
+
+def _put_weights(path: Path, first: Mapping[str, Any], chosen: Sequence[store.Run]) -> str:
+    """Copy the weights of the first seed's run beside `path`; their SHA-256.  Where that run was
+    recorded before, what lies there stays."""
+    target = _weights_path(path)
+    for run in chosen:
+        if run.record["seed"] == first["seed"] and (run.folder / weights.FILE).exists():
+            partial = target.with_suffix(f".{os.getpid()}.tmp")
+            shutil.copyfile(run.folder / weights.FILE, partial)
+            os.replace(partial, target)
+    if not target.exists():
+        raise RecordedError(
+            f"the run of seed {first['seed']} kept no weights for the lab of its page: run it again"
+        )
+    return digest(target.read_bytes())
 
 
 def _newest_by_seed(

@@ -6,9 +6,9 @@
     ```
 
 The lab's script is `labs/NAME.js`, outside `_static`, whose scripts every page loads.  Its weights,
-where it has some, are those that the run of the page's chapter kept; they travel as a script too,
-because a page opened from disk may not read other files.  `still` names the figure of the run that
-stands there without JavaScript.
+where it has some, are those that the run of the page's chapter kept, or a recorded run of it; they
+travel as a script too, because a page opened from disk may not read other files.  `still` names the
+figure of the run that stands there without JavaScript.
 """
 
 from __future__ import annotations
@@ -37,15 +37,25 @@ def stage(folder: Path, fresh: Mapping[str, runs.Run]) -> None:
     and the figures of each run."""
     found: dict[str, Any] = {}
     for name, run in fresh.items():
-        found[name] = {"stills": stills(run), "command": run.provenance["command"]}
-        path = run.folder / runs.weights.FILE
+        found[name] = {"stills": stills(run)}
+        path, origin = weights_of(name, run)
         if path.exists():
             parcel, digest, size = pack(exported(name, path))
             script = folder / SCRIPTS / "weights" / f"{name}.js"
             script.parent.mkdir(exist_ok=True, parents=True)
             script.write_text(f'genbookLab.take("{name}", {json.dumps(parcel)});\n')
-            found[name] |= {"weights": digest, "bytes": size}
+            command = origin.provenance["command"]
+            found[name] |= {"weights": digest, "bytes": size, "command": command}
     (folder / "labs.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def weights_of(name: str, run: runs.Run) -> tuple[Path, runs.Run]:
+    """The file of weights for a chapter's lab, and the run that made them: the largest recorded
+    one that kept some, else `run`."""
+    for recorded in reversed(runs.recorded(name)):
+        if recorded.weights is not None:
+            return recorded.weights, recorded.first()
+    return run.folder / runs.weights.FILE, run
 
 
 def exported(name: str, path: Path) -> Tensors:

@@ -83,6 +83,28 @@ def test_a_resealed_aggregate_is_detected(long_runs: list[runs.Run]) -> None:
         runs.recorded("tiny")
 
 
+def test_weights_of_the_first_seed_lie_beside_the_record(
+    long_runs: list[runs.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "KEPT_WITH_RECORD", ("tiny",))
+    with pytest.raises(runs.RecordedError, match="seed 0 kept no weights"):
+        runs.record("tiny", "long")
+    for seed, run in enumerate(long_runs):
+        (run.folder / runs.weights.FILE).write_bytes(b"weights %d" % seed)
+    runs.record("tiny", "long")
+    (found,) = runs.recorded("tiny")
+    assert found.weights is not None
+    assert found.weights.read_bytes() == b"weights 0"
+    assert found.first().provenance["seed"] == 0
+    for run in long_runs[:2]:
+        shutil.rmtree(run.folder)
+    runs.record("tiny", "long")
+    assert runs.recorded("tiny")[0].weights == found.weights
+    found.weights.write_bytes(b"other weights")
+    with pytest.raises(runs.RecordedError, match="not the weights"):
+        runs.recorded("tiny")
+
+
 def test_verdicts_follow_the_claims_file(long_runs: list[runs.Run], project: Path) -> None:
     runs.record("tiny", "long")
     edit(project / "chapters" / "tiny.claims.toml", "within = 0.15", "within = 0.05")

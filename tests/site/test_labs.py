@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from genbook import aevb, runs
+from genbook.site import labs
 
 
 def started(browser: Any, book: Path, name: str, page: str, **context: Any) -> Any:
@@ -24,10 +25,10 @@ def started(browser: Any, book: Path, name: str, page: str, **context: Any) -> A
 
 
 def kept(name: str) -> dict[str, torch.Tensor]:
-    """The weights of the smoke run, as the page has them."""
+    """The weights of the recorded run or the smoke run, as the page has them."""
     run = runs.find(runs.Request(name, "smoke"))
     assert run is not None
-    return {k: v.float() for k, v in load_file(run.folder / runs.weights.FILE).items()}
+    return {k: v.float() for k, v in load_file(labs.weights_of(name, run)[0]).items()}
 
 
 def test_the_page_of_aevb_decodes_and_encodes_like_the_model(browser: Any, book: Path) -> None:
