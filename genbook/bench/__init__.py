@@ -84,8 +84,8 @@ def compare(names: Sequence[str], *, most_turns: int | None = None) -> list[turn
 
 
 def record(what: str, content: dict[str, Any], command: str) -> Path:
-    """Write `bench` or `growth` to book/recorded, sealed like recorded runs; the book's page of
-    speed shows it."""
+    """Write `bench`, `growth` or `build` to book/recorded, sealed like recorded runs; the book's
+    page of speed shows it."""
     from genbook.runs import provenance
 
     content = {
@@ -106,7 +106,7 @@ def recorded_path(what: str) -> Path:
 
 
 def recorded(what: str) -> dict[str, Any] | None:
-    """The recorded `bench` or `growth`; ClaimsError if it is not what `record` wrote."""
+    """The recorded `bench`, `growth` or `build`; ClaimsError if it is not what `record` wrote."""
     path = recorded_path(what)
     return ledger.read_recorded(path) if path.exists() else None
 
@@ -160,16 +160,29 @@ def show_growth(found: dict[str, Any], on: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def _growth(chosen: argparse.Namespace, command: str) -> None:
-    from genbook.bench import growth
+def show_build(found: dict[str, Any], on: dict[str, Any]) -> None:
+    """Print how long the builds took."""
+    print(f"{found['profile']} profile, two chapters side by side, {on['processor']}")
+    for name, seconds in {**found["builds"], **found["chapters"]}.items():
+        print(f"{name:14}{seconds:8.1f} s")
 
-    found = growth.measure(turns=chosen.turns or growth.TURNS)
-    if chosen.record:
-        print(record("growth", {"measures": found}, command))
-    elif chosen.json:
-        print(json.dumps({"machine": machine(), "measures": found}))
+
+def _of_the_book(what: str, chosen: argparse.Namespace, command: str) -> None:
+    """`growth` or `build`: measured, then recorded or shown."""
+    from genbook.bench import build, growth
+
+    if what == "growth":
+        found: dict[str, Any] = {"measures": growth.measure(turns=chosen.turns or growth.TURNS)}
     else:
-        show_growth(found, machine())
+        found = build.measure(profile=chosen.profile)
+    if chosen.record:
+        print(record(what, found, command))
+    elif chosen.json:
+        print(json.dumps({"machine": machine(), **found}))
+    elif what == "growth":
+        show_growth(found["measures"], machine())
+    else:
+        show_build(found, machine())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -181,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of\n{known}")
     parser.add_argument("--install", action="store_true", help="make the environment of the others")
     parser.add_argument("--growth", action="store_true", help="how costs grow with the work")
+    parser.add_argument("--build", action="store_true", help="how long the book takes to build")
+    parser.add_argument("--profile", choices=ledger.PROFILES, default="book", help="with --build")
     parser.add_argument("--turns", type=int, help="at most so many turns of each side")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--record", action="store_true", help="write it to book/recorded")
@@ -194,8 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if chosen.install:
             peers.install()
             return
-        if chosen.growth:
-            _growth(chosen, command)
+        if chosen.growth or chosen.build:
+            _of_the_book("growth" if chosen.growth else "build", chosen, command)
             return
         found = compare(chosen.names or [*ENTRIES], most_turns=chosen.turns)
     except (peers.PeersError, turns.ProgramError) as error:

@@ -28,11 +28,11 @@ class Follower:
         self._offset = 0
         self._started = self._ended = 0.0
         self._marks: list[tuple[float, float]] = []  # when, and how much was done then
-        self._expected: float | None = None
+        self.expected: float | None = None
 
     def expect(self, seconds: float | None) -> None:
         """What an earlier run of the same chapter took: the estimate until the log has one."""
-        self._expected = seconds
+        self.expected = seconds
 
     def begin(self, part: Path | None = None, *, resumed: bool = False) -> None:
         """Start the clock; with a part folder, follow what is added to its log from now on."""
@@ -71,8 +71,8 @@ class Follower:
         """The share of the run that is done, from the log, else from an earlier run's time."""
         if self.done is not None:
             return min(1.0, self.done)
-        if self._expected:
-            return min(0.99, self.elapsed / self._expected)
+        if self.expected:
+            return min(0.99, self.elapsed / self.expected)
         return None
 
     def remaining(self) -> float | None:
@@ -84,8 +84,8 @@ class Follower:
             since, base = (early or self._marks[:1])[-1]
             if self.done > base:
                 return (self._ended - since) / (self.done - base) * (1.0 - self.done)
-        if self._expected:
-            return max(0.0, self._expected - self.elapsed)
+        if self.expected:
+            return max(0.0, self.expected - self.elapsed)
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -214,9 +215,11 @@ def _fetch(tasks: Sequence[Task], quiet: bool) -> None:
 def _run(
     tasks: Sequence[Task], jobs: int, timeout: float | None, force: bool, display: Display
 ) -> None:
-    """Keep `jobs` workers going until every task is over."""
+    """Keep `jobs` workers going until every task is over.  What takes longest comes first, so that
+    no worker is left alone with it at the end; a run of unknown length may be long."""
     active: list[Task] = []
     queued = [task for task in tasks if task.state == "queued"]
+    queued.sort(key=lambda task: -(task.follower.expected or math.inf))
     display.show(tasks)
     while queued or active:
         while queued and len(active) < max(1, jobs):

@@ -194,9 +194,15 @@ def why_new(request: Request, name: Identity) -> str:
 
 
 def last_seconds(request: Request) -> float | None:
-    """How long the newest run of the same chapter, profile and seed took."""
+    """How long the newest run of the same chapter, profile and seed took; where there is none, the
+    chapter's share of the recorded build of the book (`genbook bench --build --record`)."""
     old = _newest(request)
-    return float(old["wall_seconds"]) if old else None
+    if old:
+        return float(old["wall_seconds"])
+    path = ledger.ROOT / "book" / "recorded" / "build.json"
+    build = ledger.read_recorded(path) if path.exists() else {}
+    known = build["chapters"] if build.get("profile") == request.profile else {}
+    return known.get(request.chapter)
 
 
 def _newest(request: Request) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@
     results["chapters"][NAME]["runs"]       by profile: the fresh run and the recorded ones
     results["bench"]                        the recorded comparisons of speed, if there are any
     results["growth"]                       how costs were measured to grow, the same
+    results["build"]                        how long the book took to build, the same
 
 A run has `profile`, `seeds`, `recorded`, `claims` (id to ours, spread, verdict), `values`
 (name to value, spread, unit, format) and its provenance: `commits`, `dirty`, `changed` (sources
@@ -78,6 +79,7 @@ class Results:
         self.chapters: dict[str, Any] = content["chapters"]
         self.bench: dict[str, Any] | None = content.get("bench")
         self.growth: dict[str, Any] | None = content.get("growth")
+        self.build: dict[str, Any] | None = content.get("build")
 
     @classmethod
     def read(cls, path: Path) -> Results:

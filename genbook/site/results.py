@@ -13,7 +13,7 @@ from genbook.site.errors import SiteError
 def collect(profile: str, fresh: Mapping[str, runs.Run]) -> dict[str, Any]:
     """The content of results.json for the chapters in `fresh` (its form: see `lookup`)."""
     chapters = {name: _chapter(run) for name, run in fresh.items()}
-    measured = {what: bench.recorded(what) for what in ("bench", "growth")}
+    measured = {what: bench.recorded(what) for what in ("bench", "growth", "build")}
     return {"profile": profile, "chapters": chapters, **measured}
 
 

@@ -1,5 +1,5 @@
 """Sphinx extension: the role `{result}`, the directives `{ledger}`, `{scoreboard}`, `{chart}`,
-`{run}`, `{bench}`, `{growth}`, `{excerpt}` and `{lab}`.
+`{run}`, `{bench}`, `{growth}`, `{build}`, `{excerpt}` and `{lab}`.
 
     {result}`nz20-bound`            the fresh run of this chapter
     {result}`aevb:nz20-bound`       of another chapter
@@ -150,6 +150,13 @@ class GrowthDirective(TableDirective):
         return growth(results)
 
 
+class BuildDirective(TableDirective):
+    """How long the book takes to build."""
+
+    def pieces(self, results: Results, names: list[str]) -> tables.Pieces:
+        return tables.build(results)
+
+
 class ExcerptDirective(SphinxDirective):
     """Lines of a source of a claim, as they stand there; see `excerpts`."""
 
@@ -216,6 +223,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("run", RunDirective)
     app.add_directive("bench", BenchDirective)
     app.add_directive("growth", GrowthDirective)
+    app.add_directive("build", BuildDirective)
     app.add_directive("excerpt", ExcerptDirective)
     app.add_directive("lab", LabDirective)
     app.connect("builder-inited", read_results)

@@ -214,11 +214,33 @@ def bench(results: Results) -> Pieces:
     yield end_of(found)
 
 
-def end_of(found: Mapping[str, Any]) -> Markup:
+BUILDS = {
+    "cold": "the book, from nothing", "unchanged": "the book, nothing changed since",
+    "prose": "the book, after an edit of prose",
+}  # fmt: skip
+
+
+def build(results: Results) -> Pieces:
+    """The recorded builds of the book, and each chapter's run in the one from nothing."""
+    found = results.build
+    if found is None:
+        raise UnknownResultError("no build is recorded: genbook bench --build --record")
+    yield head_of("How long the book takes to build", "gb-build", ("What", "Time"))
+    rows = {text: found["builds"][key] for key, text in BUILDS.items()}
+    slowest_first = sorted(found["chapters"].items(), key=lambda row: -row[1])
+    rows |= {results.chapter(name)["title"]: seconds for name, seconds in slowest_first}
+    for what, seconds in rows.items():
+        yield Markup(f'<tr role="row"><th role="rowheader" scope="row">{escape(what)}</th>')
+        yield cell("Time", wording.duration(seconds))
+        yield Markup("</tr>")
+    yield end_of(found, "Two chapters side by side, one thread each")
+
+
+def end_of(found: Mapping[str, Any], how: str = "Medians of turns, one thread each") -> Markup:
     """The end of a table of recorded timings: where and how they were taken."""
     on = found["machine"]
     return Markup(
-        f'</tbody></table></div><p class="gb-run">Medians of turns, one thread each, on '
+        f'</tbody></table></div><p class="gb-run">{how}, on '
         f"{escape(on['processor'])}, torch {escape(on['torch'])}, Python {escape(on['python'])}; "
         f"recorded by <code>{escape(found['command'])}</code> at commit "
         f"<code>{escape(str(found['commit'])[:10])}</code>.</p>"

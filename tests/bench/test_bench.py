@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from genbook import bench, ledger
-from genbook.bench import growth, peers, turns
+from genbook.bench import build, growth, peers, turns
 from genbook.site import lookup, tables
 from genbook.site.growth import growth as growth_page
 
@@ -140,6 +141,44 @@ def test_a_power_law_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     law = {"law": ("a square", "n", lambda n: lambda: n, (1, 3, 9))}
     monkeypatch.setattr(growth, "MEASURES", law)
     assert growth.measure()["law"]["exponent"] == pytest.approx(2.0)
+
+
+def test_three_builds_are_timed_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "chapters").mkdir()
+    chapter = tmp_path / "chapters" / "toy.py"
+    chapter.write_text('# %% [markdown]\n# Words.\n\n# %% tags=["parameters"]\nseed = 0\n')
+    (tmp_path / "notes").write_text("not tracked")
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e"]
+    for arguments in (["init", "-q"], ["add", "chapters"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    seen = []
+
+    def built(root: Path, profile: str) -> float:
+        run = root / "_build" / "runs" / "toy"
+        run.mkdir(parents=True, exist_ok=True)
+        ledger.write_json(run / "provenance.json", {"chapter": "toy", "wall_seconds": 30.4})
+        seen.append((root / "chapters" / "toy.py").read_text())
+        assert not (root / "notes").exists()
+        return 100.0 / len(seen)
+
+    monkeypatch.setattr(build, "_build", built)
+    bench.main(["--build", "--profile", "smoke", "--record"])
+    before = chapter.read_text()
+    assert seen[:2] == [before, before]
+    assert seen[2] == before.replace("# Words.\n", "# Words.\n#\n# One more sentence.\n")
+    found = bench.recorded("build")
+    assert found is not None
+    assert found["builds"] == {"cold": 100.0, "unchanged": 50.0, "prose": 100.0 / 3}
+    page = lookup.Results(
+        {"profile": "book", "chapters": {"toy": {"title": "A toy"}}, "build": found}
+    )
+    html = "".join(piece.html for piece in tables.build(page) if isinstance(piece, tables.Markup))
+    assert '>A toy</th><td role="cell" data-label="Time">30 s</td>' in html
+    assert "nothing changed since</th>" in html
+    assert "genbook bench --build --profile smoke --record" in html
 
 
 def test_without_the_other_packages_the_message_names_the_command(

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
-from genbook import runs
+from genbook import ledger, runs
 from genbook.runs import cluster, store
 from genbook.runs.identity import PACKAGE
 from genbook.runs.progress import Follower, clock, line
@@ -321,3 +321,29 @@ def test_without_a_scheduler_the_message_says_so(
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
     with pytest.raises(runs.ChapterError, match=r"no dask scheduler at tcp://127\.0\.0\.1:9"):
         runs.execute([runs.Request("tiny")], cluster="tcp://127.0.0.1:9", quiet=True)
+
+
+def test_the_longest_run_comes_first(
+    project: Path, chapter: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("long", "new", "short"):
+        for end in (".py", ".claims.toml"):
+            text = (project / "chapters" / f"tiny{end}").read_text()
+            (project / "chapters" / f"{name}{end}").write_text(text.replace('"tiny"', f'"{name}"'))
+    build = {"profile": "smoke", "chapters": {"short": 1.0, "tiny": 2.0, "long": 3.0}}
+    recorded = project / "book" / "recorded" / "build.json"
+    recorded.parent.mkdir(parents=True)
+    recorded.write_text(json.dumps({**build, "sha256": ledger.recorded_digest(build)}))
+    started = []
+    start = Task.start
+
+    def noted(task: Task, force: bool, timeout: float | None) -> None:
+        started.append(task.request.chapter)
+        start(task, force, timeout)
+
+    monkeypatch.setattr(Task, "start", noted)
+    wanted = [runs.Request(name, engine="script") for name in ("tiny", "short", "new", "long")]
+    made = runs.execute(wanted, jobs=1, quiet=True)
+    assert started == ["new", "long", "tiny", "short"]
+    assert [run.provenance["chapter"] for run in made] == ["tiny", "short", "new", "long"]
+    assert store.last_seconds(runs.Request("tiny", "book", engine="script")) is None
