@@ -129,9 +129,19 @@ def show(found: Sequence[turns.Comparison], on: dict[str, Any]) -> None:
         title="The book's code beside other packages, one thread each",
         caption=f"{on['processor']}, torch {on['torch']}, Python {on['python']}",
     )
-    for column in ("what", "beside", "ours, s", "theirs, s", "ratio", "spread", "memory, MiB"):
+    for column in (
+        "what",
+        "beside",
+        "ours, s",
+        "theirs, s",
+        "ratio",
+        "spread",
+        "memory, MiB",
+        "of peak",
+    ):
         table.add_column(column)
     for row in found:
+        shares = (row.ours.of_peak, row.peer.of_peak)
         table.add_row(
             ENTRIES[row.name].what,
             row.peer_name,
@@ -140,6 +150,7 @@ def show(found: Sequence[turns.Comparison], on: dict[str, Any]) -> None:
             f"{row.ratio:.2f}",
             f"{row.lowest:.2f} to {row.highest:.2f}",
             f"{row.ours.memory:,.0f} / {row.peer.memory:,.0f}",
+            " / ".join(f"{share:.0%}" for share in shares if share is not None),
         )
     Console().print(table)
 

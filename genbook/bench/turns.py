@@ -73,6 +73,14 @@ class Side:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    @property
+    def of_peak(self) -> float | None:
+        """The share of the machine's matrix-product peak that the work reached, where the program
+        counts its arithmetic."""
+        if "peak" not in self.found:
+            return None
+        return self.found["gigaflop"] / self.median / self.found["peak"]
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -205,13 +205,24 @@ def bench(results: Results) -> Pieces:
         memory = f"{ours['memory']:,.0f} and {peer['memory']:,.0f} MiB"
         command = f"<code>genbook bench {escape(row['name'])}</code>"
         yield Markup(f'<tr role="row"><th role="rowheader" scope="row">{escape(row["what"])}')
-        yield Markup(f'<div class="gb-source">{command}</div></th>')
+        yield Markup(f'<div class="gb-source">{command}{of_peak(ours, peer)}</div></th>')
         for head, text in zip(
             BENCH[1:], (escape(row["peer_name"]), *medians, ratio, memory), strict=True
         ):
             yield cell(head, text)
         yield Markup("</tr>")
     yield end_of(found)
+
+
+def of_peak(*sides: Mapping[str, Any]) -> str:
+    """How near the sides' arithmetic comes to the processor's peak, where it was counted."""
+    if any("peak" not in side["found"] for side in sides):
+        return ""
+    ours, theirs = (
+        side["found"]["gigaflop"] / statistics.median(side["seconds"]) / side["found"]["peak"]
+        for side in sides
+    )
+    return f"<br>Ours at {ours:.0%} of the peak in matrix products, theirs at {theirs:.0%}."
 
 
 BUILDS = {

@@ -53,8 +53,12 @@ def test_our_side_of_the_other_programs_works(
 ) -> None:
     program = turns.Program(name, "ours", sizes, PYTHON)
     program.ready()
-    assert program.turn() > 0
-    assert program.end()["found"].items() >= found.items()
+    seconds = program.turn()
+    assert seconds > 0
+    end = program.end()["found"]
+    assert end.items() >= found.items()
+    if name == "unet_step":
+        assert 0.02 < end["gigaflop"] / seconds / end["peak"] < 1.5  # a first step is a slow one
     assert program.process.wait(10) == 0
 
 
@@ -111,6 +115,17 @@ def test_a_recorded_comparison_is_on_the_page_and_cannot_be_edited(
     path.write_text(path.read_text().replace('"ratio": ', '"ratio": 1'))
     with pytest.raises(ledger.ClaimsError, match="was changed"):
         bench.recorded("bench")
+
+
+def test_the_share_of_the_peak_is_arithmetic_over_time() -> None:
+    side = turns.Side([1.0, 2.0, 4.0], 0.0, {"gigaflop": 30.0, "peak": 60.0})
+    assert side.of_peak == pytest.approx(0.25)
+    assert turns.Side([1.0], 0.0, {}).of_peak is None
+    row = {"seconds": side.seconds, "found": side.found}
+    assert "Ours at 25% of the peak in matrix products, theirs at 12%" in tables.of_peak(
+        row, {"seconds": [4.0], "found": side.found}
+    )
+    assert tables.of_peak(row, {"seconds": [1.0], "found": {}}) == ""
 
 
 def test_the_growth_of_costs_is_measured_and_recorded(

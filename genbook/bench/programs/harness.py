@@ -25,6 +25,29 @@ def peak_mib() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024.0
 
 
+def gigaflop_of(step: Callable[[], object]) -> float:
+    """The arithmetic of the matrix products and convolutions of a training step, in 1e9."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+def peak_gigaflops(size: int = 2_048) -> float:
+    """What this machine's one thread reaches in a large matrix product, in 1e9 a second: the best
+    of five."""
+    import torch
+
+    a, b = torch.rand(2, size, size)
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        taken.append(time.perf_counter() - started)
+    return 2.0 * size**3 / min(taken) / 1e9
+
+
 def main(sides: Mapping[str, Side]) -> None:
     """`python PROGRAM.py SIDE SIZES`: a turn for each line on standard input, its seconds as a line
     on standard output; at the end of the input one JSON object: memory before and at most, and what
