@@ -12,7 +12,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Entry:
     turns: int
     agree: dict[str, float]
     foreign: bool = True  # the peer is a package of the other environment
+    program: str = ""  # of the folder, where it has not the entry's name
 
 
 SHARES = ("precision", "recall", "density", "coverage")
@@ -49,7 +50,11 @@ ENTRIES = {
     ),
     "unet_step": Entry(
         "U-Net of diffusion, a training step of 8", "denoising-diffusion-pytorch",
-        {"batch": 8}, 9, {},
+        {"batch": 8, "bfloat16": False}, 9, {},
+    ),
+    "unet_step_bfloat16": Entry(
+        "the same in bfloat16, as the long profile trains", "denoising-diffusion-pytorch",
+        {"batch": 8, "bfloat16": True}, 9, {}, program="unet_step",
     ),
     "neighbour_shares": Entry(
         "precision, recall, density, coverage: 10 000 points in 64 dimensions", "prdc",
@@ -74,7 +79,9 @@ def compare(names: Sequence[str], *, most_turns: int | None = None) -> list[turn
         python = peers.python() if entry.foreign else Path(sys.executable)
         number = min(entry.turns, most_turns or entry.turns)
         print(f"{entry.what}: {number} turns", file=sys.stderr, flush=True)
-        row = turns.compare(name, entry.peer, entry.sizes, python=python, turns=number)
+        program = entry.program or name
+        row = turns.compare(program, entry.peer, entry.sizes, python=python, turns=number)
+        row = replace(row, name=name)
         for key, apart in entry.agree.items():
             if not abs(row.ours.found[key] - row.peer.found[key]) <= apart:
                 both = f"{row.ours.found[key]:g} and {row.peer.found[key]:g}"

@@ -34,12 +34,12 @@ def gigaflop_of(step: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def peak_gigaflops(size: int = 2_048) -> float:
+def peak_gigaflops(dtype: str = "float32", size: int = 2_048) -> float:
     """What this machine's one thread reaches in a large matrix product, in 1e9 a second: the best
     of five."""
     import torch
 
-    a, b = torch.rand(2, size, size)
+    a, b = torch.rand(2, size, size).to(getattr(torch, dtype))
     taken = []
     for _ in range(5):
         started = time.perf_counter()
