@@ -13,7 +13,6 @@ from genbook.runs.progress import clock, size
 
 LONG = ("long", "paper")
 LITTLE_ROOM = 2**30
-OWN_ESTIMATE = "the estimate below is the run's own, after its first minute"
 
 
 def told(request: Request) -> list[str]:
@@ -22,12 +21,16 @@ def told(request: Request) -> list[str]:
         return []
     free = store.free()
     room = f"only {size(free)} are free on the disk of {store.store()}"
-    return [_cost(request), *([room] if free < LITTLE_ROOM else [])]
+    return [*_costs(request), *([room] if free < LITTLE_ROOM else [])]
 
 
-def _cost(request: Request) -> str:
+def _costs(request: Request) -> list[str]:
     """What the nearest run that is known took: of this profile, else of the largest smaller one."""
     label = f"{request.chapter} {request.profile}"
+    unknown = (
+        f"{label}: no run of this profile is known; "
+        "the estimate below is the run's own, after its first minute"
+    )
     for profile in reversed(ledger.PROFILES[: ledger.PROFILES.index(request.profile) + 1]):
         known = [*_here(request.chapter, profile), *_recorded(request.chapter, profile)]
         if not known:
@@ -37,10 +40,9 @@ def _cost(request: Request) -> str:
         if not _same_device(provenance, request):
             took += f" (this one is for {request.device})"
         if profile == request.profile:
-            return f"{label}: {what} {took}"
-        unknown = f"no run of the {request.profile} profile is known"
-        return f"{label}: {unknown}; {what}, of the {profile} profile, {took}; {OWN_ESTIMATE}"
-    return f"{label}: no run is known; {OWN_ESTIMATE}"
+            return [f"{label}: {what} {took}"]
+        return [unknown, f"{label}: {what} of the {profile} profile {took}"]
+    return [unknown]
 
 
 def _here(chapter: str, profile: str) -> Iterator[tuple[str, dict[str, Any]]]:
