@@ -133,7 +133,7 @@ def test_a_refused_attempt_takes_no_time(unfinished: Path) -> None:
 
 def test_what_interrupted_writing_left_is_deleted(unfinished: Path) -> None:
     assert [p.name for p in unfinished.rglob("*tmp*")] == []  # by the attempt that failed
-    (unfinished / "checkpoints" / "main.18.tmp").write_text("half")  # by one that was killed
+    (unfinished / "record.json.18.tmp").write_text("half")  # by one that was killed
     (run,) = runs.execute([SCRIPT], quiet=True)
     assert [p.name for p in run.folder.rglob("*tmp*")] == []
 
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_while_a_run_is_sealed_costs_no_checkpoint(
             True,
         ),
         ("OSError: [Errno 2] No such file or directory", False),
-        ("  raise OSError('[Errno 28] No space left on device')\nValueError: 3", False),
+        ("    print('OSError: [Errno 28] No space left on device')\nValueError: 3", False),
     ],
 )
 def test_a_full_disk_is_known_by_its_number(
@@ -243,5 +243,7 @@ def test_a_run_that_goes_on_is_not_told_of_others(
     (other / "identity.json").unlink()
     (line,) = resume.left_behind(SCRIPT, runs.identity(SCRIPT))
     assert "another state (it did not note which) is in" in line
+    shutil.rmtree(other / "checkpoints")
+    assert resume.left_behind(SCRIPT, runs.identity(SCRIPT)) == []
     failure()
     assert capsys.readouterr().err == ""  # quiet
