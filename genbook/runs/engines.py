@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -95,6 +96,8 @@ def run_script(request: Request, part: Path) -> dict[str, Any]:
         )  # fmt: skip
         PROCESSES.append(process)
         code = process.wait()
+    if code == script.FULL_DISK:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     if code:
         found = json.loads(failure.read_text(encoding="utf-8")) if failure.exists() else None
         text = f"the process ended with exit status {code}: see {part / 'output.txt'}"

@@ -92,6 +92,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The names of the parts in which two identities differ."""
+    return sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+
+
 def hash_of(parts: Mapping[str, str]) -> str:
     """The twelve digits that end a run folder's name."""
     return digest(json.dumps(dict(parts), sort_keys=True).encode())[:12]

@@ -112,6 +112,15 @@ def clock(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size(count: float) -> str:
+    """Bytes as people read them: 12 KiB, 640 MiB, 1.2 GiB."""
+    for unit in ("KiB", "MiB"):
+        count /= 1024
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+    return f"{count / 1024:.1f} GiB"
+
+
 class Display:
     """Progress on standard error: bars on a terminal, lines elsewhere, nothing when quiet."""
 

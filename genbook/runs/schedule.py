@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genbook import ledger
-from genbook.runs import store, worker
+from genbook.runs import forecast, resume, store, worker
 from genbook.runs.chapter import data_of
 from genbook.runs.identity import PACKAGE, Identity, Request, identity
 from genbook.runs.progress import Display, Follower
@@ -116,10 +116,9 @@ class Task:
                 where = f"on {self.where} it has another state of" if self.where else "changed:"
                 self._fail(f"not the run that was asked for; {where} {', '.join(event['parts'])}")
             case "failed":
-                self._explain(Path(event["part"]), Path(event["failure"]))
+                self._explain(event["part"], event["failure"])
 
-    def _explain(self, part: Path, path: Path) -> None:
-        failure = json.loads(path.read_text(encoding="utf-8"))
+    def _explain(self, part: str, failure: dict[str, Any]) -> None:
         self.timed_out = failure["timed_out"]
         text = failure["traceback"].rstrip()
         if failure["cell"]:
@@ -168,6 +167,8 @@ def execute(
             new = stack.enter_context(contextlib.closing(_cluster(cluster))).task
         tasks = [_task(new, request, force) for request in dict.fromkeys(requests)]
         _fetch(tasks, quiet)
+        if not quiet:
+            _tell(tasks)
         display = stack.enter_context(Display(quiet))
         try:
             _run(tasks, len(tasks) if cluster else jobs, timeout, force, display)
@@ -210,6 +211,18 @@ def _fetch(tasks: Sequence[Task], quiet: bool) -> None:
 
     for name in wanted:
         data.fetch(name, progress=None if quiet else data.to_stderr)
+
+
+def _tell(tasks: Sequence[Task]) -> None:
+    """What should be known before the runs start, each line once."""
+    lines = [
+        line
+        for task in tasks
+        if task.state == "queued"
+        for line in (*resume.left_behind(task.request, task.identity), *forecast.told(task.request))
+    ]
+    for line in dict.fromkeys(lines):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _run(

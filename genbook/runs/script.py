@@ -6,6 +6,7 @@ chapter must see the library of its snapshot, not the one that the scheduler has
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -14,6 +15,9 @@ import traceback
 import types
 from pathlib import Path
 from typing import Any
+
+# The exit status when not even the failure could be written, for want of room on the disk.
+FULL_DISK = 74
 
 
 def main() -> int:
@@ -57,4 +61,10 @@ def _accelerator_memory() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        status = FULL_DISK
+    sys.exit(status)

@@ -19,15 +19,15 @@ from typing import Any
 from genbook import ledger
 from genbook.runs import weights
 from genbook.runs.chapter import chapters
-from genbook.runs.identity import Identity, Request, digest, hash_of, identity
+from genbook.runs.identity import Identity, Request, differing, digest, hash_of, identity
 
 SEALED = ("record.json", "notebook.ipynb", "output.txt", weights.FILE)
 # Needed only to resume or to execute, hence removed from a finished run.
-SCAFFOLD = ("checkpoints", "source", "jupyter", "attempts.json", "failure.json")
+SCAFFOLD = ("checkpoints", "source", "jupyter", "attempts.json", "failure.json", "identity.json")
 
 
 class DamagedRunError(Exception):
-    """A finished run was changed after it was sealed, or contradicts itself."""
+    """A run was changed after it was sealed, contradicts itself, or cannot be resumed."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ def store() -> Path:
 
 def folder_of(request: Request, name: Identity) -> Path:
     return store() / f"{request.chapter}-{request.profile}-s{request.seed}-{name.hash}"
+
+
+def free() -> int:
+    """The bytes that are free on the disk of the store."""
+    return shutil.disk_usage(store() if store().exists() else ledger.ROOT).free
 
 
 def part_of(folder: Path) -> Path:
@@ -141,12 +146,6 @@ def finish(part: Path, provenance: dict[str, Any]) -> Path:
             f"{part}: the chapter left no record.json: its last code cell must call claims.close()"
         )
     check(part, json.loads(record_path.read_text(encoding="utf-8")), provenance)
-    for name in SCAFFOLD:
-        path = part / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
     seals = {name: digest((part / name).read_bytes()) for name in SEALED if (part / name).exists()}
     ledger.write_json(part / "provenance.json", {**provenance, "sha256": seals})
     for path in part.iterdir():
@@ -161,7 +160,19 @@ def finish(part: Path, provenance: dict[str, Any]) -> Path:
     else:
         part.rename(folder)
     _flush(folder.parent)
+    _tidy(folder)
     return folder
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what only an unfinished run needs: after the run has its name, so that a seal that
+    fails (the disk may be full) has its checkpoints still."""
+    for name in SCAFFOLD:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -188,9 +199,7 @@ def why_new(request: Request, name: Identity) -> str:
     old = _newest(request)
     if old is None:
         return "first run"
-    before = old["identity"]["parts"]
-    parts = sorted({*before, *name.parts})
-    return "changed: " + ", ".join(p for p in parts if before.get(p) != name.parts.get(p))
+    return "changed: " + ", ".join(differing(old["identity"]["parts"], name.parts))
 
 
 def last_seconds(request: Request) -> float | None:

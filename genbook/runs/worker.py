@@ -22,9 +22,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from genbook import ledger
-from genbook.runs import engines, provenance, store, weights
+from genbook.runs import engines, provenance, resume, store, weights
 from genbook.runs.chapter import ChapterError
-from genbook.runs.identity import Identity, Request, identity
+from genbook.runs.identity import Identity, Request, differing, identity
 
 FAILED = 1
 
@@ -37,6 +37,7 @@ class Worker:
         self.force: bool = job["force"]
         self.timeout: float | None = job["timeout"]
         self.timed_out = False
+        self.begun = False  # whether this attempt is noted, and its end is to be dated
         self.identity: Identity = identity(self.request, fingerprints=job["data"])
         self.folder = store.folder_of(self.request, self.identity)
         self.part = store.part_of(self.folder)
@@ -58,9 +59,13 @@ class Worker:
                 return 0
             if self.force:
                 shutil.rmtree(self.part, ignore_errors=True)
-            return self._execute()
+            try:
+                return self._execute()
+            except Exception as error:  # whatever it is, the scheduler reports it with the folder
+                return self._fail(error)
 
     def _execute(self) -> int:
+        resume.check(self.part)
         earlier, attempts = self._start_attempt()
         known = provenance.gather(self.request, self.identity, ledger.ROOT)
         engines.write_snapshot(self.identity, self.part)
@@ -73,25 +78,22 @@ class Worker:
             limit.daemon = True
             limit.start()
         run = {"papermill": engines.run_papermill, "script": engines.run_script}
-        try:
-            more = run[self.request.engine](self.request, self.part)
-            wall = earlier + time.monotonic() - started
-            limit.cancel()
-            weights.keep(self.request, self.part)
-            folder = store.finish(
-                self.part,
-                {
-                    **known,
-                    **provenance.accelerator(self.request.device),
-                    **more,
-                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "wall_seconds": round(wall, 1),
-                    "attempts": attempts,
-                    "peak_memory_mib": provenance.peak_memory_mib(),
-                },
-            )
-        except Exception as error:  # whatever it is, the scheduler reports it with the folder
-            return self._fail(error)
+        more = run[self.request.engine](self.request, self.part)
+        wall = earlier + time.monotonic() - started
+        limit.cancel()
+        weights.keep(self.request, self.part)
+        folder = store.finish(
+            self.part,
+            {
+                **known,
+                **provenance.accelerator(self.request.device),
+                **more,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "wall_seconds": round(wall, 1),
+                "attempts": attempts,
+                "peak_memory_mib": provenance.peak_memory_mib(),
+            },
+        )
         _event("finished", folder=str(folder), new=True)
         return 0
 
@@ -103,7 +105,10 @@ class Worker:
         if known:
             last = max(p.stat().st_mtime for p in self.part.rglob("*") if p.is_file())
             known[-1]["seconds"] = max(0.0, last - known[-1]["start"])
+        resume.sweep(self.part)
         ledger.write_json(path, [*known, {"start": time.time()}])
+        self.begun = True
+        resume.note_identity(self.identity, self.part)
         return sum(a["seconds"] for a in known), len(known) + 1
 
     def _stop_at_limit(self) -> None:
@@ -111,7 +116,7 @@ class Worker:
         end_children()
 
     def _fail(self, error: Exception) -> int:
-        failure = {"cell": None, "source": "", "traceback": "", "timed_out": self.timed_out}
+        failure: dict[str, Any] = {"cell": None, "source": "", "timed_out": self.timed_out}
         if self.timed_out:
             failure["traceback"] = f"stopped at the wall-clock limit of {self.timeout:g} s"
         elif isinstance(error, engines.CellError):
@@ -120,8 +125,13 @@ class Worker:
             failure["traceback"] = str(error)
         else:
             failure["traceback"] = "".join(traceback.format_exception(error))
-        ledger.write_json(self.part / "failure.json", failure)
-        _event("failed", part=str(self.part), failure=str(self.part / "failure.json"))
+        if full := resume.full_disk(failure["traceback"], self.part):
+            failure |= {"cell": None, "source": "", "traceback": full}
+        if self.begun:
+            with contextlib.suppress(OSError):  # there may be no room; the event says it all
+                ledger.write_json(self.part / "failure.json", failure)
+        resume.sweep(self.part)
+        _event("failed", part=str(self.part), failure=failure)
         return FAILED
 
 
@@ -154,8 +164,7 @@ def main() -> int:
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_scheduler, daemon=True).start()
     worker = Worker(job)
-    parts = worker.identity.parts
-    if changed := sorted(k for k in {*parts, *job["parts"]} if parts.get(k) != job["parts"].get(k)):
+    if changed := differing(job["parts"], worker.identity.parts):
         _event("changed", parts=changed)
         return FAILED
     return worker.run()
