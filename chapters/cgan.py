@@ -911,12 +911,12 @@ for profile_name, records in claims.recorded().items():
 
 # %% [markdown]
 # ```{lab} cgan
-# :still: walks
-# What the generator hears, in the weights at the end of this run's training with the paper's noise. Choose a label, walk from one $\mathbf z$
+# :still: walks-long
+# What the generator hears, in the weights at the end of the recorded long run's training with the paper's noise: after the few passes of a
+# fresh run it does not hear its label yet, and ten buttons would change nothing. Choose a label, walk from one $\mathbf z$
 # to another, and drop units. In each row one thing changes and everything else stays; the number is the spread of the training figure, a pixel's
 # standard deviation, here over the ten pictures of the row. Images of one digit in the data have {result}`inside-data`. Which of the
-# three does this generator listen to? Labels arrive late ({result}`deaf-passes` of this run's {result}`main-passes` passes went
-# by without them), so buttons that change nothing are a finding too.
+# three does this generator listen to?
 # ```
 #
 # ## The Parzen window, and whether to believe it
