@@ -4,6 +4,9 @@ genbookLab.define("cgan", (lab) => {
   const { uniform, linear, relu, sigmoid, paint, colour, element } = genbookLab;
   const of = (name) => lab.weights[name];
   const side = Math.sqrt(of("out.bias").shape[0]);
+  // A sum too large for 16 bits, and what rounding took away from it.
+  const whole = (name) => of(name).data.map((v, i) => v + of(`${name}.rest`).data[i]);
+  const heard = { label: whole("label"), dropped: whole("dropped") };
   const [drops, labels, joint] = of("dropped").shape;
   const units = of("z.bias").shape[0];
   const noise = of("z.weight").shape[1];
@@ -17,9 +20,9 @@ genbookLab.define("cgan", (lab) => {
   // G(z|y), section 4.1.  What y adds to the joint layer was worked out beforehand for each label,
   // with all units of its layer and with half of them dropped in each of `drops` ways.
   function generate(z, y, drop = null) {
-    const [from, at] = drop ? [of("dropped"), drop.way * labels + y] : [of("label"), y];
+    const [from, at] = drop ? [heard.dropped, drop.way * labels + y] : [heard.label, y];
     const ofZ = halved(relu(linear(z, of("z.weight"), of("z.bias"))), drop?.z);
-    const ofY = { data: from.data.subarray(at * joint, (at + 1) * joint) };
+    const ofY = { data: from.subarray(at * joint, (at + 1) * joint) };
     const h = halved(relu(linear(ofZ, of("joint.weight"), ofY)), drop?.joint);
     return sigmoid(linear(h, of("out.weight"), of("out.bias")));
   }

@@ -73,7 +73,8 @@ DROPS = 10  # ways to drop units of the label layer that the page of the cGAN ca
 def by_label(kept: Tensors) -> Tensors:
     """The generator of the cGAN chapter for one label at a time: what a label adds to the joint
     layer, `label` [10, 1200], in place of the weights that work it out, four fifths of them all;
-    and in `dropped` [DROPS, 10, 1200] the same with half of the label's units dropped."""
+    and in `dropped` [DROPS, 10, 1200] the same with half of the label's units dropped.  These are
+    sums of a thousand terms, too large for 16 bits: what rounding takes away is in `NAME.rest`."""
     w = {key.partition("generator.")[2]: tensor.astype(np.float64) for key, tensor in kept.items()}
     of_z = len(w["z_layer.bias"])
     said = np.maximum(w["y_layer.weight"].T + w["y_layer.bias"], 0.0)
@@ -86,6 +87,8 @@ def by_label(kept: Tensors) -> Tensors:
         "dropped": dropped, "joint.weight": w["joint.weight"][:, :of_z],
         "out.weight": w["out.weight"], "out.bias": w["out.bias"],
     }  # fmt: skip
+    for name in ("label", "dropped"):
+        folded[f"{name}.rest"] = folded[name] - folded[name].astype(np.float16)
     return {key: tensor.astype(np.float16) for key, tensor in folded.items()}
 
 
