@@ -5,10 +5,11 @@
     What the reader can do here.
     ```
 
-The lab's script is `labs/NAME.js`, outside `_static`, whose scripts every page loads.  Its weights,
-where it has some, are those that the run of the page's chapter kept, or a recorded run of it; they
-travel as a script too, because a page opened from disk may not read other files.  `still` names the
-figure of the run that stands there without JavaScript.
+The lab's script is `labs/NAME.js`, after `labs/NAME.PART.js` where it has parts; they are outside
+`_static`, whose scripts every page loads.  Its weights, where it has some, are those that the run
+of the page's chapter kept, or a recorded run of it; they travel as a script too, because a page
+opened from disk may not read other files.  `still` names the figure of the run that stands there
+without JavaScript.
 """
 
 from __future__ import annotations
@@ -137,7 +138,15 @@ def stills(run: runs.Run) -> dict[str, str]:
     return found
 
 
-def markup(name: str, up: str, about: Mapping[str, Any], still: str) -> tuple[str, str]:
+def scripts(name: str, source: Path) -> list[str]:
+    """The files of a lab in the stage `source`, in the order in which a page needs them."""
+    parts = sorted(path.name for path in (source / SCRIPTS).glob(f"{name}.*.js"))
+    return ["lab.js", *parts, f"{name}.js"]
+
+
+def markup(
+    name: str, up: str, about: Mapping[str, Any], still: str, scripts: list[str]
+) -> tuple[str, str]:
     """What stands before and after the words of a lab; `up` leads to the root of the site."""
     folder = f"{up}{SCRIPTS.as_posix()}"
     weights, says = "", ""
@@ -152,7 +161,6 @@ def markup(name: str, up: str, about: Mapping[str, Any], still: str) -> tuple[st
     closing = (
         f'<div class="gb-lab-room"></div><noscript><p>Without JavaScript, a picture of it:</p>'
         f"{still}</noscript>{says}</div>"
-        f'<script defer src="{folder}/lab.js"></script>'
-        f'<script defer src="{folder}/{name}.js"></script>'
+        + "".join(f'<script defer src="{folder}/{script}"></script>' for script in scripts)
     )
     return opening, closing

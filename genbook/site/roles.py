@@ -186,7 +186,8 @@ class LabDirective(SphinxDirective):
         name = self.arguments[0]
         about = self.env.app.config.genbook_labs.get(chapter_of(self.env.docname), {})
         still = about.get("stills", {}).get(self.options.get("still"))
-        script = Path(self.env.app.srcdir) / labs.SCRIPTS / f"{name}.js"
+        source = Path(self.env.app.srcdir)
+        script = source / labs.SCRIPTS / f"{name}.js"
         for wrong, text in (
             (not script.is_file(), f"there is no {labs.SCRIPTS / name}.js"),
             (still is None, f"the run has no figure '{self.options.get('still')}'"),
@@ -195,7 +196,8 @@ class LabDirective(SphinxDirective):
                 logger.warning("{lab} %s: %s", name, text, location=self.get_location())
                 return []
         up = "../" * self.env.docname.count("/")
-        opening, closing = labs.markup(name, up, about, str(still))
+        scripts = labs.scripts(name, source)
+        opening, closing = labs.markup(name, up, about, str(still), scripts)
         words = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, words)
         return [raw(opening), *words.children, raw(closing)]
