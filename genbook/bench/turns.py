@@ -24,14 +24,22 @@ class ProgramError(Exception):
 class Program:
     """One side of a comparison, in a process of its own with one thread."""
 
-    def __init__(self, name: str, side: str, sizes: Mapping[str, Any], python: Path):
+    def __init__(
+        self,
+        name: str,
+        side: str,
+        sizes: Mapping[str, Any],
+        python: Path,
+        settings: Mapping[str, str] | None = None,
+    ):
         self.what = f"{name}, {side}"
         path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
             [str(python), str(PROGRAMS / f"{name}.py"), side, json.dumps(sizes)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-                 "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path if side == "ours" else ""},
+                 "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path if side == "ours" else "",
+                 **(settings or {})},
         )  # fmt: skip
 
     def _hear(self) -> str:
@@ -126,8 +134,21 @@ def compare(
             program.ready()
             program.turn()
         seconds = [(ours.turn(), peer.turn()) for _ in range(turns)]
-        sides = [
-            Side([pair[i] for pair in seconds], end["peak"] - end["before"], end["found"])
-            for i, end in enumerate((ours.end(), peer.end()))
-        ]
+        found = [program.end()["found"] for program in (ours, peer)]
+    sides = [
+        Side([pair[i] for pair in seconds], memory(name, side, sizes, where), found[i])
+        for i, (side, where) in enumerate((("ours", Path(sys.executable)), ("peer", python)))
+    ]
     return Comparison(name, peer_name, dict(sizes), *sides)
+
+
+def memory(name: str, side: str, sizes: Mapping[str, Any], python: Path) -> float:
+    """What one turn takes beside what was there before, in MiB, in a process of its own that gives
+    large blocks back when they are freed.  Else glibc keeps some, how many is a matter of luck: the
+    same turn took between 130 and 1000 MiB."""
+    program = Program(name, side, sizes, python, {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+    with _running(program):
+        program.ready()
+        program.turn()
+        end = program.end()
+    return float(end["peak"] - end["before"])
