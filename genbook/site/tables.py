@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 from genbook import ledger as claims_ledger
+from genbook.bench import turns
 from genbook.site import wording
 from genbook.site.lookup import (
     Judgement,
@@ -216,12 +217,10 @@ def bench(results: Results) -> Pieces:
 
 def of_peak(*sides: Mapping[str, Any]) -> str:
     """How near the sides' arithmetic comes to the processor's peak, where it was counted."""
-    if any("peak" not in side["found"] for side in sides):
+    shares = [turns.Side(side["seconds"], 0.0, side["found"]).of_peak for side in sides]
+    if None in shares:
         return ""
-    ours, theirs = (
-        side["found"]["gigaflop"] / statistics.median(side["seconds"]) / side["found"]["peak"]
-        for side in sides
-    )
+    ours, theirs = shares
     return f"<br>Ours at {ours:.0%} of the peak in matrix products, theirs at {theirs:.0%}."
 
 
