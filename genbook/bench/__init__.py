@@ -61,8 +61,8 @@ ENTRIES = {
         {"points": 10_000, "dims": 64, "block": 200}, 3, dict.fromkeys(SHARES, 1e-3),
     ),
     "frechet_statistics": Entry(
-        "Fréchet distance: 10 000 points in 2048 dimensions", "torch-fidelity",
-        {"points": 10_000, "dims": 2_048}, 3, {"distance": 1e-3},
+        "Fréchet distance: 50 000 points in 2048 dimensions", "torch-fidelity",
+        {"points": 50_000, "dims": 2_048}, 3, {"distance": 1e-3},
     ),
     "parzen_window": Entry(
         "Parzen window: 100 images, 10 000 samples", "numpy",

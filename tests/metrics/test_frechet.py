@@ -53,3 +53,40 @@ def test_principal_components_against_svd():
     # Directions are known up to their sign.
     assert torch.allclose((vt[:3] @ directions).abs(), torch.eye(3, dtype=x.dtype), atol=1e-8)
     assert torch.equal(mean, x.mean(dim=0))
+
+
+@pytest.mark.parametrize("n", [11, 12, 13, 300])
+def test_moments_do_not_depend_on_the_blocks(n, monkeypatch):
+    x = draws(n, 4, seed=10, shift=1e3).float()
+    monkeypatch.setattr(frechet, "NUMBERS", 4 * 6)  # blocks of six points
+    found = frechet.moments(x)
+    whole = x.double().numpy()
+    np.testing.assert_allclose(found.mean, whole.mean(axis=0), rtol=1e-14)
+    # The mean is taken away before squares are: a shift of 1000 costs no digits.
+    np.testing.assert_allclose(found.cov, np.tril(np.cov(whole.T)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_collapsed_set_has_a_distance():
+    """One picture again and again: no covariance, and the trace of the other's is what it costs."""
+    a = draws(200, 4, seed=11)
+    collapsed = a[:1].repeat(100, 1)
+    expected = (a.mean(0) - a[0]).square().sum().item() + np.trace(np.cov(a.numpy().T))
+    for pair in ((a, collapsed), (collapsed, a)):
+        assert frechet.frechet_distance(*pair) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_set_in_a_plane_has_the_distance_of_the_matrix_square_root():
+    a, b = draws(200, 4, seed=12), draws(200, 4, seed=13)
+    b[:, 3] = b[:, 0] - b[:, 1]
+    ca, cb = np.cov(a.numpy().T), np.cov(b.numpy().T)
+    values, vectors = np.linalg.eigh(ca)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cb @ root).clip(min=0.0)).sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(ca + cb) - 2 * cross
+    for pair in ((a, b), (b, a)):
+        assert frechet.frechet_distance(*pair) == pytest.approx(expected, abs=1e-6)
+
+
+def test_single_precision_is_taken_as_it_is():
+    a = draws(300, 5, seed=14).float()
+    assert frechet.frechet_distance(a, a.clone()) == pytest.approx(0.0, abs=1e-8)
