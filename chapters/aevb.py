@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from genbook import aevb, data, hmc, iwae, ledger, plotting, training
+from genbook import aevb, data, hmc, iwae, ledger, plotting, precision, training
 from genbook.metrics import frechet
 from genbook.reading import Table, check, show
 
@@ -69,6 +69,7 @@ class Profile:
     aevb_step: float = 0.02  # of the paper's three; the choice is ours
     wake_sleep_step: float = 0.01  # the same
     latents: tuple[int, ...] = (3, 5, 10, 20, 200)  # paper
+    half: bool = True  # ours: products of layers in bfloat16 while training
 
 
 PROFILES = {
@@ -85,18 +86,19 @@ PROFILES = {
     "long": Profile(
         curve_samples=1_000_000, main_samples=10_000_000,
         variant_samples=200_000, curve_images=10_000, final_images=10_000, fig3_samples=300_000,
-        fig3_large=False, fig3_points=1_000, burn_in=100, iwae_stages=0,
+        fig3_large=False, fig3_points=1_000, burn_in=100, iwae_stages=0, half=False,
     ),
     "paper": Profile(
         curve_samples=100_000_000, main_samples=100_000_000,
         variant_samples=10_000_000, curve_images=10_000, final_images=10_000,
         fig3_samples=60_000_000, fig3_large=True, fig3_points=1_000, burn_in=100, iwae_stages=8,
+        half=False,
     ),
 }  # fmt: skip
 cfg = PROFILES[profile]
 claims.settings(cfg)
 training.expect(
-    images=cfg.main_samples + 15 * cfg.curve_samples + 15 * cfg.variant_samples
+    images=cfg.main_samples + 15 * cfg.curve_samples + 16 * cfg.variant_samples
     + 7 * cfg.fig3_samples
 )  # fmt: skip
 Table(
@@ -321,10 +323,12 @@ claims.judge("bound-two-forms", ours=(joint_form - toy_bound(q)).abs().max().ite
 
 # %%
 posterior_mean, posterior_cov = toy.posterior(toy_x)
-precision = torch.linalg.inv(posterior_cov)
-best = aevb.Gaussian(posterior_mean, -precision.diagonal().log().expand_as(posterior_mean))
+posterior_precision = torch.linalg.inv(posterior_cov)
+best = aevb.Gaussian(
+    posterior_mean, -posterior_precision.diagonal().log().expand_as(posterior_mean)
+)
 measured = toy.log_marginal(toy_x) - toy_bound(best)
-formula = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
+formula = 0.5 * (posterior_precision.diagonal().log().sum() - torch.logdet(posterior_precision))
 claims.judge("factored-gap", ours=(measured - formula).abs().max().item())
 claims.value("factored-gap-nats", formula.item(), unit="nats", format=".3f")
 
@@ -473,6 +477,7 @@ train_end = train_images[: cfg.final_images].float() / 255.0
 def new_vae(latents, *, hidden=cfg.hidden, std=0.1, decoder="bernoulli", pixels=784):
     vae = aevb.VAE(pixels=pixels, hidden=hidden, latents=latents, decoder=decoder)
     aevb.init_normal(vae, std=std, generator=training.stream(seed, "init"))
+    precision.single_results(vae.encoder.out, vae.decoder.out)
     return vae.to(device)
 
 
@@ -532,10 +537,13 @@ def marks(samples):
 # %%
 def train(name, objective, vae, *, lr, samples, images=train_images, held_out=test_images):
     t = new_training(name, vae, lr, len(images))
+    products = precision.products(device, half=cfg.half)
     measured_at = [n // cfg.batch for n in marks(samples)]
     own = images[: cfg.curve_images].float() / 255.0
     for x in t.batches(images, size=cfg.batch, steps=samples // cfg.batch):
-        t.step(objective(vae, x, t.generator))
+        with products:
+            loss = objective(vae, x, t.generator)
+        t.step(loss)
         if t.count in measured_at:
             test = bound_on(vae, held_out[:: max(1, len(held_out) // cfg.curve_images)])
             t.note(samples=t.count * cfg.batch, train=bound_on(vae, own), test=test)
@@ -1084,8 +1092,11 @@ def fig3_run(method, images, stop):
     if method == "Monte Carlo EM":
         return train_mcem(name, images, lr=cfg.aevb_step, samples=stop)
     t = new_training(name, new_vae(3, hidden=100), step_of[method], len(images))
+    products = precision.products(device, half=cfg.half)
     for x in t.batches(images, size=cfg.batch, steps=stop // cfg.batch):
-        t.step(methods[method](t.model, x, t.generator))
+        with products:
+            loss = methods[method](t.model, x, t.generator)
+        t.step(loss)
     return t
 
 
@@ -1631,20 +1642,27 @@ plotting.show(
 # * **Minibatches with replacement**, instead of passes over shuffled data. Below, the same training with
 #   passes.
 # * **Weight decay**: the prior on $\theta$ adds $\theta/N$ to the gradient of the mean loss. Below, without.
+# * **Precision.** In the `book` profile, where the machine has instructions for it, the layers multiply in bfloat16
+#   while AEVB and wake-sleep train (how much faster that is: [Speed](../speed.md)); everything else, every measure,
+#   and the `long` and `paper` profiles are in single or double precision. Below, the same training in the other one.
+
 
 # %%
-vae = new_vae(20)
-t = new_training("passes", vae, cfg.aevb_step, len(train_images))
-for x in t.batches(
-    train_images, size=cfg.batch, steps=cfg.variant_samples // cfg.batch, passes=True
-):
-    t.step(aevb_objective(vae, x, t.generator))
-claims.value("passes-test", bound_on(vae, test_end), unit="nats", format=".1f")
+def variant(name, *, n=60_000, passes=False, half=cfg.half):
+    """The test bound after a short training, with one thing changed."""
+    vae, products = new_vae(20), precision.products(device, half=half)
+    t = new_training(name, vae, cfg.aevb_step, n)
+    steps = cfg.variant_samples // cfg.batch
+    for x in t.batches(train_images, size=cfg.batch, steps=steps, passes=passes):
+        with products:
+            loss = aevb_objective(vae, x, t.generator)
+        t.step(loss)
+    claims.value(f"{name}-test", bound_on(vae, test_end), unit="nats", format=".1f")
 
-vae = new_vae(20)
-t = new_training("no-decay", vae, cfg.aevb_step, math.inf)
-for x in t.batches(train_images, size=cfg.batch, steps=cfg.variant_samples // cfg.batch):
-    t.step(aevb_objective(vae, x, t.generator))
+
+variant("passes", passes=True)
+variant("no-decay", n=math.inf)
+variant("other-precision", half=not cfg.half)
 for tag, method in (("repeat", "AEVB"), ("ws-repeat", "wake-sleep")):
     again = curves[f"{method}-20"]
     repeat = again["test"][again["samples"].index(cfg.variant_samples)]
@@ -1653,15 +1671,15 @@ claims.value(
     "ws-trial-test", trials["wake-sleep", cfg.wake_sleep_step][1], unit="nats", format=".1f"
 )
 claims.value("repeat-images", cfg.curve_images, unit="images", format=",.0f")
-claims.value("no-decay-test", bound_on(vae, test_end), unit="nats", format=".1f")
 
 # %% [markdown]
 # After {result}`variant-samples` images, test bound: as in this chapter {result}`init-0.1-0.02`; with passes over
-# shuffled data {result}`passes-test`; without weight decay {result}`no-decay-test` nats. How much of a difference
-# means anything? The curve of Figure 2 with the same settings as the first of these, and only other noise, stood at
-# {result}`repeat-test` nats after as many images (a single repeat, on {result}`repeat-images` test images).
-# Measured against that, neither difference can be told from noise at this length. The first steps from these large
-# weights are wild, and what Adagrad remembers of them differs from run to run.
+# shuffled data {result}`passes-test`; without weight decay {result}`no-decay-test`; in the other precision
+# {result}`other-precision-test` nats. How much of a difference means anything? The curve of Figure 2 with the same
+# settings as the first of these, and only other noise, stood at {result}`repeat-test` nats after as many images (a
+# single repeat, on {result}`repeat-images` test images). Measured against that, none of these differences can be told
+# from noise at this length. The first steps from these large weights are wild, and what Adagrad remembers of them
+# differs from run to run.
 #
 # Further deviations, with effects that were not measured: far fewer training images than the paper in every figure
 # (the table of profiles has the numbers), one seed, unequal steps for the two methods also where they were not

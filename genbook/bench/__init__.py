@@ -1,8 +1,8 @@
 """`genbook bench`: how fast the book's code is beside what people use today, on this machine.
 
-Each line is one comparison at equal work. Two programs take turns, one thread each, so that a busy
-machine slows both; the ratio is the median over turns. Memory is what the work took beside what the
-process had before. The other packages live in an environment of their own (--install).
+Each line is one comparison at equal work. Two programs take turns, with as many threads each (one
+where no other number is named), so that a busy machine slows both; the ratio is the median over
+turns. Memory is what the work took beside what the process had before. The other packages live in an environment of their own (--install).
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ SHARES = ("precision", "recall", "density", "coverage")
 ENTRIES = {
     "aevb_textbook": Entry(
         "AEVB training, 100 batches of 100 digits", "a textbook loop with a DataLoader",
-        {"steps": 100}, 9, {"bound": 15.0}, foreign=False,
+        {"steps": 100, "threads": 1}, 9, {"bound": 15.0}, foreign=False,
+    ),
+    "aevb_textbook_two_threads": Entry(
+        "the same, each with two threads", "a textbook loop with a DataLoader",
+        {"steps": 100, "threads": 2}, 9, {"bound": 15.0}, foreign=False, program="aevb_textbook",
     ),
     "aevb_training": Entry(
         "AEVB training, a pass over 10 000 images", "pythae's trainer",
@@ -50,11 +54,16 @@ ENTRIES = {
     ),
     "unet_step": Entry(
         "U-Net of diffusion, a training step of 8", "denoising-diffusion-pytorch",
-        {"batch": 8, "bfloat16": False}, 9, {},
+        {"batch": 8, "bfloat16": False, "peer_channels": 64}, 9, {},
+    ),
+    "unet_step_equal_work": Entry(
+        "the same, the other 72 wide: as many weights, the nearest arithmetic",
+        "denoising-diffusion-pytorch",
+        {"batch": 8, "bfloat16": False, "peer_channels": 72}, 9, {}, program="unet_step",
     ),
     "unet_step_bfloat16": Entry(
-        "the same in bfloat16, as the long profile trains", "denoising-diffusion-pytorch",
-        {"batch": 8, "bfloat16": True}, 9, {}, program="unet_step",
+        "both 64 wide in bfloat16, as the long profile trains", "denoising-diffusion-pytorch",
+        {"batch": 8, "bfloat16": True, "peer_channels": 64}, 9, {}, program="unet_step",
     ),
     "neighbour_shares": Entry(
         "precision, recall, density, coverage: 10 000 points in 64 dimensions", "prdc",
@@ -133,7 +142,7 @@ def show(found: Sequence[turns.Comparison], on: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(
-        title="The book's code beside other packages, one thread each",
+        title="The book's code beside other packages, one thread where no other number is named",
         caption=f"{on['processor']}, torch {on['torch']}, Python {on['python']}",
     )
     for column in (

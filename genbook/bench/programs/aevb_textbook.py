@@ -14,7 +14,7 @@ def side(kind, sizes):
     from genbook import data
     from genbook.bench import textbook
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(sizes["threads"])
     torch.manual_seed(0)
     mnist = data.load("mnist")
     way = getattr(textbook, kind)(mnist, textbook.new_vae())
@@ -23,7 +23,7 @@ def side(kind, sizes):
     def found():
         bound = way.bound(x)  # before the step whose arithmetic is counted
         work = sizes["steps"] * harness.gigaflop_of(lambda: way.train(1))
-        return {"bound": bound, "gigaflop": work, "peak": harness.peak_gigaflops()}
+        return {"bound": bound, "gigaflop": work, "peak": harness.peak_gigaflops(way.dtype)}
 
     return lambda: way.train(sizes["steps"]), found
 

@@ -23,18 +23,22 @@ def ours(sizes):
     import torch
 
     os.environ["GENBOOK_RUN_DIR"] = tempfile.mkdtemp()
-    from genbook import aevb, training
+    from genbook import aevb, precision, training
 
     torch.set_num_threads(1)
     vae = aevb.VAE(pixels=PIXELS, hidden=HIDDEN, latents=LATENTS)
     aevb.init_normal(vae, std=0.1, generator=training.stream(0, "init"))
+    precision.single_results(vae.encoder.out, vae.decoder.out)
+    products = precision.products("cpu", half=True)
     optimizer = training.adagrad(vae.parameters(), lr=RATE)
     t = training.Training("bench", vae, optimizer, training.stream(0, "bench"))
     batches = t.batches(torch.from_numpy(images(sizes)), size=BATCH, steps=10**9)
 
     def work():
         for x in itertools.islice(batches, sizes["images"] // BATCH):
-            t.step(-aevb.elbo(vae, x, generator=t.generator).mean())
+            with products:
+                loss = -aevb.elbo(vae, x, generator=t.generator).mean()
+            t.step(loss)
 
     return work, lambda: {"weights": sum(p.numel() for p in vae.parameters())}
 
