@@ -246,7 +246,10 @@ def build(results: Results) -> Pieces:
     yield end_of(found, "Two chapters side by side, one thread each")
 
 
-def end_of(found: Mapping[str, Any], how: str = "Medians of turns, one thread each where no other number is named") -> Markup:
+def end_of(
+    found: Mapping[str, Any],
+    how: str = "Medians of turns, one thread each where no other number is named",
+) -> Markup:
     """The end of a table of recorded timings: where and how they were taken."""
     on = found["machine"]
     return Markup(
