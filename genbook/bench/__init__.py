@@ -2,7 +2,8 @@
 
 Each line is one comparison at equal work. Two programs take turns, with as many threads each (one
 where no other number is named), so that a busy machine slows both; the ratio is the median over
-turns. Memory is what the work took beside what the process had before. The other packages live in an environment of their own (--install).
+turns. Memory is what the work took beside what the process had before. The other packages live in
+an environment of their own (--install).
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def show(found: Sequence[turns.Comparison], on: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(
-        title="The book's code beside other packages, one thread where no other number is named",
+        title="The book's code beside other packages",
         caption=f"{on['processor']}, torch {on['torch']}, Python {on['python']}",
     )
     for column in (
