@@ -238,7 +238,8 @@ def build(results: Results) -> Pieces:
     yield head_of("How long the book takes to build", "gb-build", ("What", "Time"))
     rows = {text: found["builds"][key] for key, text in BUILDS.items()}
     slowest_first = sorted(found["chapters"].items(), key=lambda row: -row[1])
-    rows |= {results.chapter(name)["title"]: seconds for name, seconds in slowest_first}
+    titles = {name: content["title"] for name, content in results.chapters.items()}
+    rows |= {titles.get(name, name): seconds for name, seconds in slowest_first}
     for what, seconds in rows.items():
         yield Markup(f'<tr role="row"><th role="rowheader" scope="row">{escape(what)}</th>')
         yield cell("Time", wording.duration(seconds))

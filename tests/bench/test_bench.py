@@ -195,6 +195,9 @@ def test_three_builds_are_timed_and_recorded(
     assert '>A toy</th><td role="cell" data-label="Time">30 s</td>' in html
     assert "nothing changed since</th>" in html
     assert "genbook bench --build --profile smoke --record" in html
+    other = lookup.Results({"profile": "book", "chapters": {}, "build": found})  # lacks the chapter
+    pieces = (piece.html for piece in tables.build(other) if isinstance(piece, tables.Markup))
+    assert '>toy</th><td role="cell" data-label="Time">30 s</td>' in "".join(pieces)
 
 
 def test_without_the_other_packages_the_message_names_the_command(
