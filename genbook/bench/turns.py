@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genbook.runs.provenance import MEMORY, THREADS
+
 PROGRAMS = Path(__file__).parent / "programs"
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -22,7 +24,8 @@ class ProgramError(Exception):
 
 
 class Program:
-    """One side of a comparison, in a process of its own with one thread."""
+    """One side of a comparison, in a process of its own, with one thread and memory that stays as
+    for the runs of the book."""
 
     def __init__(
         self,
@@ -37,9 +40,8 @@ class Program:
         self.process = subprocess.Popen(
             [str(python), str(PROGRAMS / f"{name}.py"), side, json.dumps(sizes)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-                 "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path if side == "ours" else "",
-                 **(settings or {})},
+            env={**MEMORY, **os.environ, **THREADS,
+                 "PYTHONPATH": path if side == "ours" else "", **(settings or {})},
         )  # fmt: skip
 
     def _hear(self) -> str:
@@ -146,7 +148,8 @@ def memory(name: str, side: str, sizes: Mapping[str, Any], python: Path) -> floa
     """What one turn takes beside what was there before, in MiB, in a process of its own that gives
     large blocks back when they are freed.  Else glibc keeps some, how many is a matter of luck: the
     same turn took between 130 and 1000 MiB."""
-    program = Program(name, side, sizes, python, {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+    give_back = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
+    program = Program(name, side, sizes, python, give_back)
     with _running(program):
         program.ready()
         program.turn()

@@ -18,7 +18,7 @@ from typing import Any
 from genbook.runs import script
 from genbook.runs.chapter import ChapterError, code_cells, injected
 from genbook.runs.identity import Identity, Request
-from genbook.runs.provenance import THREADS
+from genbook.runs.provenance import MEMORY, THREADS
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 # The script processes of this worker, so that it can end them.
@@ -47,9 +47,9 @@ def write_snapshot(identity: Identity, part: Path) -> Path:
 
 
 def environment(part: Path, engine: str) -> dict[str, str]:
-    """The environment of the process that runs the cells: one thread, fixed hashing, the
-    snapshot as library, and nothing of the user's own Jupyter settings."""
-    env = {**os.environ, **THREADS, "PYTHONHASHSEED": "0"}
+    """The environment of the process that runs the cells: one thread, memory that stays, fixed
+    hashing, the snapshot as library, and nothing of the user's own Jupyter settings."""
+    env = {**MEMORY, **os.environ, **THREADS, "PYTHONHASHSEED": "0"}
     source, jupyter = part / "source", part / "jupyter"
     env["GENBOOK_ROOT"] = str(source)
     env["GENBOOK_RUN_DIR"] = str(part)

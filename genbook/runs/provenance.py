@@ -17,6 +17,9 @@ from genbook.runs.identity import Identity, Request
 FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "safetensors", "ipykernel", "papermill")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# glibc gives the memory of a freed tensor back to the system and asks for it again in the next
+# step; with these it keeps it (up to 2 GB; tensors over 32 MiB, its limit, still come and go).
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
 
 
 def gather(request: Request, identity: Identity, root: Path) -> dict[str, Any]:

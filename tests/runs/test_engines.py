@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -51,6 +52,33 @@ def test_a_number_that_diverged_is_a_miss_and_not_a_damaged_run(
     record = store.read(run.folder).record
     assert record["claims"]["one"]["verdict"] == "missed"
     assert record["values"]["speed"]["value"] == float("inf")
+
+
+ALLOCATING = """
+# %%
+import resource, torch
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(4_000_000)  # 15 MiB: 3906 pages of 4 KiB
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20
+
+faults()  # the first time they have to be asked for
+print("faults", faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
+@pytest.mark.parametrize("request_", [SMOKE, SCRIPT], ids=["papermill", "script"])
+def test_memory_of_freed_tensors_is_used_again(
+    project: Path, chapter: Callable[[str], None], request_: runs.Request
+) -> None:
+    chapter(ALLOCATING)
+    (run,) = runs.execute([request_], quiet=True)
+    texts = [path.read_text() for path in run.folder.glob("*") if path.suffix in (".ipynb", ".txt")]
+    (found,) = {float(n) for text in texts for n in re.findall(r"faults (\d+\.\d+)", text)}
+    assert found < 1000, "a tensor's pages come from the system anew each time"
 
 
 def test_papermill_leaves_a_clean_notebook_that_repeats(
