@@ -46,7 +46,18 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from genbook import aevb, data, diffusion, graphs, ledger, mixtures, plotting, training, unet
+from genbook import (
+    aevb,
+    data,
+    diffusion,
+    graphs,
+    ledger,
+    mixtures,
+    parallel,
+    plotting,
+    training,
+    unet,
+)
 from genbook.metrics import classifier, frechet, inception, neighbours
 from genbook.reading import Table, check, show
 
@@ -107,7 +118,7 @@ PROFILES = {
         toy_updates=10, toy_points=30, ideal_points=50, classifier_updates=30, autoencoder_updates=5, judged=100, side=14,
         patch=2, channels=16, multipliers=(1,), blocks=1, updates=3, warmup=2, ema=0.5, half=False,
         samples=40, sample_steps=4, few=40, coded=1, table_channels=16, table_updates=1, table_samples=40, variant_updates=1,
-        photo_updates=1, photo_channels=16, photo_batch=1, photo_warmup=2, photo_ema=0.5, photo_samples=1,
+        photo_updates=1, photo_channels=16, photo_batch=2, photo_warmup=2, photo_ema=0.5, photo_samples=1,
         photo_coded=1, photo_bound=True, steps=40,
     ),
     "book": Profile(
@@ -961,7 +972,8 @@ def digit_net(**changes):
 
 def train(
     name, net, updates, *, images=train_images, simple=True, read=centred, size=cfg.batch, lr=cfg.lr,
-    warmup=cfg.warmup, cool=cfg.cool, clip=1.0, decay=cfg.ema, half=cfg.half, flip=False, **kind,
+    warmup=cfg.warmup, cool=cfg.cool, clip=1.0, decay=cfg.ema, half=cfg.half, flip=False,
+    shared=False, **kind,
 ):  # fmt: skip
     """Algorithm 1; the trained `Averaged` network."""
     model = Averaged(net, decay).to(device)
@@ -971,6 +983,9 @@ def train(
     reverse = diffusion.Reverse(model.net, beside, clip=False, **kind)
     gpu = torch.device(device).type == "cuda"
     adam = torch.optim.Adam(model.net.parameters(), lr=lr, fused=gpu or None)
+    if shared:
+        parallel.begin_alike(name)
+    rows = parallel.share(size) if shared else slice(size)
     t = training.Training(name, model, adam, training.stream(seed, name, device))
     places = torch.arange(len(images), device=device)
 
@@ -979,14 +994,18 @@ def train(
             loss = reverse.loss(x_0, times, eps, simple=simple).mean()
         adam.zero_grad()
         loss.backward()
+        loss = loss.detach()
+        if shared:
+            parallel.average(loss, *(p.grad for p in model.net.parameters()))
         nn.utils.clip_grad_norm_(model.net.parameters(), clip)
-        return loss.detach()
+        return loss
 
-    if gpu:
+    if gpu and not shared:
         x_0 = read(images[:size])
         slope = graphs.capture(slope, x_0, places[:size] % process.T + 1, torch.zeros_like(x_0))
     for i in t.batches(places, size=size, steps=updates, passes=True):
-        torch.manual_seed(1_000_003 * seed + t.count)  # of dropout; a resumed run draws the same
+        # Of dropout: a resumed run draws the same, another process draws its own.
+        torch.manual_seed(1_000_003 * seed + t.count + 10**12 * parallel.rank())
         x_0 = read(images[i])
         if flip:
             mirror = torch.rand(size, generator=t.generator, device=device) < 0.5
@@ -995,7 +1014,7 @@ def train(
         eps = torch.randn(x_0.shape, generator=t.generator, device=device)
         left = (updates - t.count) / (cool * updates) if cool else 1.0
         adam.param_groups[0]["lr"] = lr * min(1.0, (t.count + 1) / warmup, left)
-        loss = slope(x_0, times, eps)
+        loss = slope(x_0[rows], times[rows], eps[rows])
         adam.step()
         model.average.update_parameters(model.net)
         t.count += 1
@@ -1040,34 +1059,37 @@ def levels_of(x):
 
 def sampled(name, reverse, count, *, sampler=diffusion.ancestral, shape=(1, cfg.side, cfg.side)):
     """uint8 [count, ...]: every block of 250 is kept with the run's checkpoints."""
-    g, parts = training.stream(seed, f"samples {name}"), []
+    g, paths = training.stream(seed, f"samples {name}"), []
     for first in range(0, count, 250):
         size = min(250, count - first)
         noise = torch.randn(size, *shape, generator=g).to(device)
         path = training.run_folder() / "checkpoints" / f"samples-{name}-{first}.safetensors"
-        if not path.exists():
+        paths.append(path)
+        if not path.exists() and parallel.mine(first // 250):
             steps = sampler(reverse, noise, training.stream(seed, f"{name} {first}", device))
             partial_path = path.with_suffix(".tmp")
             save_file({"x": levels_of(diffusion.last(steps)).cpu()}, partial_path)
             partial_path.replace(path)
             training.log_progress(f"samples {name}")
-        parts.append(load_file(path)["x"].to(device))
-    return torch.cat(parts)
+    parallel.collect(paths)
+    return torch.cat([load_file(path)["x"] for path in paths]).to(device)
 
 
 def coded(name, reverse, x):
     """Progressive coding of x, kept as samples are, 500 images a block."""
-    parts = []
+    paths = []
     for first in range(0, len(x), 500):
         path = training.run_folder() / "checkpoints" / f"code-{name}-{first}.safetensors"
-        if not path.exists():
+        paths.append(path)
+        if not path.exists() and parallel.mine(first // 500):
             g = training.stream(seed, f"code {first}", device)  # the same noise for every coder
             coding = diffusion.progressive_coding(reverse, x[first : first + 500], g)
             partial_path = path.with_suffix(".tmp")
             save_file({k: v.contiguous() for k, v in vars(coding).items()}, partial_path)
             partial_path.replace(path)
             training.log_progress(f"code {name}")
-        parts.append(load_file(path))
+    parallel.collect(paths)
+    parts = [load_file(path) for path in paths]
     return diffusion.Coding(**{k: torch.cat([part[k] for part in parts], dim=-1) for k in parts[0]})
 
 
@@ -1541,7 +1563,8 @@ Table(
 #
 # The paper's own experiment. The `paper` profile has its network and its settings: 800 000 updates of 128 photographs, half of
 # them mirrored, dropout 0.1, a moving average with 0.9999. The other profiles train a network a quarter as wide for
-# a handful of updates: that proves the code and says nothing about quality.
+# a handful of updates: that proves the code and says nothing about quality. Several GPUs can share these trainings
+# (`--processes`): each takes the gradient of its rows of the batch, and the step is made with the mean.
 
 
 # %%
@@ -1584,7 +1607,7 @@ for name in ("simple", "bound") if cfg.photo_bound else ("simple",):
     model = train(
         f"photo-{name}", photo_net(), cfg.photo_updates, images=cifar.train_images, simple=name == "simple",
         size=cfg.photo_batch, lr=cfg.photo_lr, warmup=cfg.photo_warmup, cool=0.0, decay=cfg.photo_ema,
-        flip=True,
+        flip=True, shared=parallel.processes() > 1,
     )  # fmt: skip
     photo[name] = score_photographs(name, model)
 a, b = photo["simple"], photo.get("bound", {})

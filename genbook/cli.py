@@ -97,6 +97,9 @@ def run(
     engine: Annotated[
         Engine, typer.Option(help="papermill makes a notebook; script needs no Jupyter.")
     ] = Engine.papermill,
+    processes: Annotated[
+        int, typer.Option(min=1, help="That share a run's training, a GPU each (torchrun).")
+    ] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Wall-clock limit of each run, in seconds.")
@@ -122,10 +125,12 @@ def run(
 
     if bool(names) == every:
         fail("name the chapters, or say --all", 2)
+    if cluster and processes > 1:
+        fail("a worker of a cluster takes one process: --processes is for this machine", 2)
     chosen = seeds_of(seeds) if seeds is not None else [seed]
     _execute(
         [
-            (chapter, profile, one, device, engine.value)
+            (chapter, profile, one, device, engine.value, processes)
             for chapter in (runs.chapters() if every else names or ())
             for one in chosen
         ],
@@ -134,7 +139,7 @@ def run(
 
 
 def _execute(
-    wanted: list[tuple[str, str, int, str, str]],
+    wanted: list[tuple[str, str, int, str, str, int]],
     jobs: int,
     timeout: float | None,
     force: bool,

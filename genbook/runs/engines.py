@@ -58,7 +58,7 @@ def environment(part: Path, engine: str) -> dict[str, str]:
         env["GENBOOK_DATA"] = os.path.abspath(env["GENBOOK_DATA"])
     env.pop("MPLBACKEND", None)
     if engine == "script":
-        env |= {"MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
+        env |= {"MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # as -P
     else:
         env |= {
             "IPYTHONDIR": str(jupyter / "ipython"),
@@ -68,6 +68,14 @@ def environment(part: Path, engine: str) -> dict[str, str]:
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
     return env
+
+
+def _launcher(request: Request) -> list[str]:
+    """What starts a program in one process, or, by torchrun, in several of this machine."""
+    if request.processes == 1:
+        return [sys.executable, "-P"]
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={request.processes}"]
 
 
 def run_script(request: Request, part: Path) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def run_script(request: Request, part: Path) -> dict[str, Any]:
     )
     with (part / "output.txt").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", script.__file__, str(job)],
+            [*_launcher(request), script.__file__, str(job)],
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             cwd=source, env=environment(part, "script"),
         )  # fmt: skip

@@ -51,6 +51,7 @@ class Request:
     seed: int = 0
     device: str = "cpu"
     engine: str = "papermill"
+    processes: int = 1  # that share its training, a GPU each
 
     def __post_init__(self) -> None:
         for value, known in ((self.profile, ledger.PROFILES), (self.engine, ENGINES)):
@@ -61,12 +62,15 @@ class Request:
             raise ChapterError(f"unknown device '{self.device}': cpu, cuda, cuda:N, mps or xpu")
         if self.seed < 0:
             raise ChapterError(f"a seed is not negative: {self.seed}")
+        if self.processes > 1 and self.engine != "script":
+            raise ChapterError("several processes need --engine script: a notebook has one")
 
     def command(self) -> str:
         """The command that makes this run."""
         return (
             f"genbook run {self.chapter} --profile {self.profile} --device {self.device} "
             f"--seed {self.seed} --engine {self.engine}"
+            + (f" --processes {self.processes}" if self.processes > 1 else "")
         )
 
     def label(self) -> str:
@@ -138,6 +142,12 @@ def identity(
         "python": platform.python_version(),
         "torch": _version("torch"),
     }
+    if request.processes > 1:
+        if package / "parallel.py" not in reached:
+            raise ChapterError(
+                f"{request.chapter} trains in one process: it has no use for several"
+            )
+        parts["processes"] = str(request.processes)
     for file in reached:
         content = file.read_bytes()
         name = f"genbook/{file.relative_to(package).as_posix()}"

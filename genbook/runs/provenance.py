@@ -30,6 +30,7 @@ def gather(request: Request, identity: Identity, root: Path) -> dict[str, Any]:
         "seed": request.seed,
         "device": request.device,
         "engine": request.engine,
+        "processes": request.processes,
         "identity": {"hash": identity.hash, "parts": dict(identity.parts)},
         **commit(root, sorted(identity.sources)),
         "command": request.command(),

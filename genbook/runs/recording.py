@@ -23,7 +23,9 @@ from genbook.runs.identity import KEPT_WITH_RECORD, Request, digest, identity
 
 # Parts of a run's identity that are the experiment itself.  The others (versions, lock file,
 # device, engine) may differ between the machine that made a recorded run and the one that reads it.
-MACHINE = ("python", "torch", "requirements.txt", "device", "engine", "seed", "profile")
+MACHINE = (
+    "python", "torch", "requirements.txt", "device", "processes", "engine", "seed", "profile",
+)  # fmt: skip
 # What the page shows and no number depends on.
 SHOWN = ("other profiles", "kept weights")
 

@@ -27,8 +27,8 @@ FULL = re.compile(
 
 
 def checkpoints(part: Path) -> list[Path]:
-    """The checkpoints in a part folder: trainings, samples and measurements."""
-    found = (part / "checkpoints").glob("*")
+    """The checkpoints in a part folder: trainings, samples and measurements, of every process."""
+    found = [*part.glob("checkpoints/*"), *part.glob("processes/*/checkpoints/*")]
     return sorted(path for path in found if path.suffix in (".json", ".safetensors"))
 
 

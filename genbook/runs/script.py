@@ -23,6 +23,9 @@ FULL_DISK = 74
 def main() -> int:
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    number = int(os.environ.get("RANK", "0"))
+    if "LOCAL_RANK" in os.environ:
+        _take_place(number, int(os.environ["LOCAL_RANK"]))
     module = types.ModuleType("__main__")
     module.__file__ = job["file"]
     sys.modules["__main__"] = module
@@ -42,8 +45,22 @@ def main() -> int:
             }
             Path(job["failure"]).write_text(json.dumps(failure), encoding="utf-8")
             return 1
-    Path(job["result"]).write_text(json.dumps(_accelerator_memory()), encoding="utf-8")
+    if number == 0:
+        Path(job["result"]).write_text(json.dumps(_accelerator_memory()), encoding="utf-8")
     return 0
+
+
+def _take_place(number: int, local: int) -> None:
+    """As one process of several that torchrun has started: see one GPU, and leave what a run leaves
+    in a folder of one's own, unless this is the first."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = given.split(",") if given else [str(i) for i in range(local + 1)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local] if local < len(gpus) else ""
+    if number:
+        folder = Path(os.environ["GENBOOK_RUN_DIR"]) / "processes" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["GENBOOK_RUN_DIR"] = str(folder)
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # to the end
 
 
 def _end_with_parent() -> None:

@@ -23,7 +23,10 @@ from genbook.runs.identity import Identity, Request, differing, digest, hash_of,
 
 SEALED = ("record.json", "notebook.ipynb", "output.txt", weights.FILE)
 # Needed only to resume or to execute, hence removed from a finished run.
-SCAFFOLD = ("checkpoints", "source", "jupyter", "attempts.json", "failure.json", "identity.json")
+SCAFFOLD = (
+    "checkpoints", "processes", "source", "jupyter",
+    "attempts.json", "failure.json", "identity.json",
+)  # fmt: skip
 
 
 class DamagedRunError(Exception):

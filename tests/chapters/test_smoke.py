@@ -124,3 +124,17 @@ def test_frey_face_runs_when_the_reader_brings_it(
             assert curve["samples"]
             assert np.isfinite(curve["test"]).all()
     assert np.isfinite(record["claims"]["fig2-frey"]["ours"])
+
+
+def test_diffusion_in_two_processes_is_the_run_of_one() -> None:
+    """Blocks of samples and codes are shared out, and the networks for CIFAR-10 are trained by
+    both: of these only the noise of dropout is another."""
+    (two,) = runs.execute(
+        [runs.Request("diffusion", engine="script", processes=2)], timeout=LIMIT_SECONDS, quiet=True
+    )
+    records = [smoke("diffusion", "script").record, two.record]
+    alone, shared = ({k: v["value"] for k, v in r["values"].items()} for r in records)
+    assert alone.keys() == shared.keys()
+    assert {k for k in alone if alone[k] != shared[k]} <= {k for k in alone if "photo" in k}
+    losses = [r["series"]["photo-simple"]["loss"] for r in records]
+    assert np.isclose(*losses, rtol=0.05).all()
