@@ -6,6 +6,7 @@ chapter must see the library of its snapshot, not the one that the scheduler has
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -43,7 +44,12 @@ def main() -> int:
                 "source": cell["source"],
                 "traceback": "".join(lines),
             }
-            Path(job["failure"]).write_text(json.dumps(failure), encoding="utf-8")
+            # Of several processes the first that fails has the reason; the others lose touch.
+            with (
+                contextlib.suppress(FileExistsError),
+                Path(job["failure"]).open("x", encoding="utf-8") as file,
+            ):
+                file.write(json.dumps(failure))
             return 1
     if number == 0:
         Path(job["result"]).write_text(json.dumps(_accelerator_memory()), encoding="utf-8")

@@ -108,6 +108,19 @@ def count_of(path: Path) -> int:
     return int(json.loads(notes)["count"])
 
 
+def test_the_reason_is_that_of_the_process_that_failed(
+    project: Path, chapter: Callable[[str], None]
+) -> None:
+    chapter(
+        "\n# %%\nimport torch\nfrom genbook import parallel\n"
+        "if parallel.rank():\n    raise ValueError('this one')\n"
+        "parallel.average(torch.ones(3))\n"
+    )
+    request = runs.Request("tiny", engine="script", processes=2)
+    with pytest.raises(runs.RunFailedError, match="ValueError: this one"):
+        runs.execute([request], quiet=True, timeout=120)
+
+
 def test_a_batch_that_cannot_be_shared(project: Path, chapter: Callable[[str], None]) -> None:
     with pytest.raises(runs.RunFailedError, match="5 processes cannot share a batch of 12 equally"):
         run(chapter, 5)
