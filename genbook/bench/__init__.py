@@ -198,13 +198,15 @@ def show_build(found: dict[str, Any], on: dict[str, Any]) -> None:
 def _of_the_book(what: str, chosen: argparse.Namespace, command: str) -> None:
     """`growth` or `build`: measured, then recorded or shown."""
     from genbook.bench import build, growth
+    from genbook.runs import provenance
 
+    state = provenance.commit(ledger.ROOT, ["genbook"])  # what is edited meanwhile is not measured
     if what == "growth":
         found: dict[str, Any] = {"measures": growth.measure(turns=chosen.turns or growth.TURNS)}
     else:
         found = build.measure(profile=chosen.profile)
     if chosen.record:
-        print(record(what, found, command))
+        print(record(what, {**state, **found}, command))
     elif chosen.json:
         print(json.dumps({"machine": machine(), **found}))
     elif what == "growth":

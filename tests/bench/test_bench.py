@@ -165,9 +165,11 @@ def test_three_builds_are_timed_and_recorded(
     (tmp_path / "chapters").mkdir()
     chapter = tmp_path / "chapters" / "toy.py"
     chapter.write_text('# %% [markdown]\n# Words.\n\n# %% tags=["parameters"]\nseed = 0\n')
+    (tmp_path / "genbook").mkdir()
+    (tmp_path / "genbook" / "some.py").write_text("1\n")
     (tmp_path / "notes").write_text("not tracked")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e"]
-    for arguments in (["init", "-q"], ["add", "chapters"], ["commit", "-qm", "first"]):
+    for arguments in (["init", "-q"], ["add", "chapters", "genbook"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
     monkeypatch.setattr(ledger, "ROOT", tmp_path)
     seen = []
@@ -178,6 +180,7 @@ def test_three_builds_are_timed_and_recorded(
         ledger.write_json(run / "provenance.json", {"chapter": "toy", "wall_seconds": 30.4})
         seen.append((root / "chapters" / "toy.py").read_text())
         assert not (root / "notes").exists()
+        (tmp_path / "genbook" / "some.py").write_text("2\n")  # edited while it is measured
         return 100.0 / len(seen)
 
     monkeypatch.setattr(build, "_build", built)
@@ -187,6 +190,7 @@ def test_three_builds_are_timed_and_recorded(
     assert seen[2] == before.replace("# Words.\n", "# Words.\n#\n# One more sentence.\n")
     found = bench.recorded("build")
     assert found is not None
+    assert found["dirty"] is False
     assert found["builds"] == {"cold": 100.0, "unchanged": 50.0, "prose": 100.0 / 3}
     page = lookup.Results(
         {"profile": "book", "chapters": {"toy": {"title": "A toy"}}, "build": found}
