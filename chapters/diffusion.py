@@ -982,7 +982,7 @@ def train(
     )  # tables where the pictures are
     reverse = diffusion.Reverse(model.net, beside, clip=False, **kind)
     gpu = torch.device(device).type == "cuda"
-    adam = torch.optim.Adam(model.net.parameters(), lr=lr, fused=gpu or None)
+    adam = torch.optim.Adam(model.net.parameters(), lr=lr, fused=True)
     if shared:
         parallel.begin_alike(name)
     rows = parallel.share(size) if shared else slice(size)

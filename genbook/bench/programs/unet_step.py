@@ -14,8 +14,8 @@ import numpy as np
 CHANNELS, MULTIPLES = 64, (1, 2, 2, 2)
 
 
-def steps(net, sizes):
-    """Simple loss, backward, Adam: what both sides do with their net."""
+def steps(net, sizes, **how):
+    """Simple loss, backward, Adam, which each side has as its own trainer has it."""
     import torch
 
     torch.set_num_threads(1)
@@ -25,7 +25,7 @@ def steps(net, sizes):
         for _ in "ab"
     )
     t = torch.arange(sizes["batch"]) * 7 % 1000 + 1
-    adam = torch.optim.Adam(net.parameters(), lr=2e-4)
+    adam = torch.optim.Adam(net.parameters(), lr=2e-4, **how)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=sizes["bfloat16"]):
@@ -45,7 +45,8 @@ def steps(net, sizes):
 def ours(sizes):
     from genbook import unet
 
-    return steps(unet.UNet(channels=CHANNELS, multipliers=MULTIPLES, groups=16, dropout=0.0), sizes)
+    net = unet.UNet(channels=CHANNELS, multipliers=MULTIPLES, groups=16, dropout=0.0)
+    return steps(net, sizes, fused=True)
 
 
 def peer(sizes):
