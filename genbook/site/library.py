@@ -36,7 +36,7 @@ ROOMS = (
     ("metrics", "metrics.classifier", "metrics.frechet", "metrics.inception", "metrics.modes",
      "metrics.neighbours", "metrics.parzen"),
     ("data", "data.words", "data.flickr", "data.crowd"),
-    ("training", "precision", "graphs", "nn"),
+    ("training", "parallel", "precision", "graphs", "nn"),
     ("ledger", "reading", "plotting"),
 )  # fmt: skip
 INTRODUCTION = """Written from the source when the book is built: every public name, with its
