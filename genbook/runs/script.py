@@ -24,8 +24,8 @@ FULL_DISK = 74
 def main() -> int:
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    number = int(os.environ.get("RANK", "0"))
-    if "LOCAL_RANK" in os.environ:
+    number, several = int(os.environ.get("RANK", "0")), "LOCAL_RANK" in os.environ
+    if several:
         _take_place(number, int(os.environ["LOCAL_RANK"]))
     module = types.ModuleType("__main__")
     module.__file__ = job["file"]
@@ -47,7 +47,7 @@ def main() -> int:
             # Of several processes the first that fails has the reason; the others lose touch.
             with (
                 contextlib.suppress(FileExistsError),
-                Path(job["failure"]).open("x", encoding="utf-8") as file,
+                Path(job["failure"]).open("x" if several else "w", encoding="utf-8") as file,
             ):
                 file.write(json.dumps(failure))
             return 1
