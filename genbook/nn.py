@@ -2,34 +2,48 @@
 its own, so that what is said of one run can be said of several in little more time.
 
 x is [S, M, I]: row s goes through net s only, and a loss summed over S gives each net the gradient
-that it would have alone.
+that it would have alone.  `side_by_side` makes such a net of models in torch's own layers.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 class Linear(nn.Module):
-    """y_s = x_s W_s + b_s: [S, M, I] -> [S, M, O]."""
+    """y_s = x_s W_s + b_s: [S, M, I], or [M, I] for all nets the same, -> [S, M, O]."""
+
+    used: Tensor | None  # [S, 1 + I, O]: 1 for a bias or weight, 0 for padding; None: no padding
 
     def __init__(self, nets: int, inputs: int, outputs: int, *, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(nets, inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(nets, 1, outputs)) if bias else None
+        self.register_buffer("used", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[2] == 1:  # a product with one column costs less as a sum
-            y = (x * self.weight.mT).sum(dim=2, keepdim=True)
-            return y if self.bias is None else y + self.bias
-        if self.bias is None:
-            return torch.bmm(x, self.weight)
-        return torch.baddbmm(self.bias, x, self.weight)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if x.dim() == 2:
+            x = x.expand(len(weight), *x.shape)
+        if self.used is not None:
+            weight = weight * self.used[:, 1:]
+            bias = None if bias is None else bias * self.used[:, :1]
+        if weight.shape[2] == 1:  # a product with one column costs less as a sum
+            y = (x * weight.mT).sum(dim=2, keepdim=True)
+            return y if bias is None else y + bias
+        if bias is None:
+            return torch.bmm(x, weight)
+        return torch.baddbmm(bias, x, weight)
 
 
 class Maxout(nn.Module):
@@ -117,3 +131,61 @@ def init(net: nn.Module, randoms: Sequence[Generator], *, std: float | None = No
                         p[s] = std * torch.randn(p[s].shape, generator=random)
                     else:
                         p[s] = 0.0
+
+
+def side_by_side(models: Sequence[Model], *, halves: Collection[str] = ()) -> Model:
+    """One model in which each linear layer is the `Linear` of that layer of all `models`.
+
+    Where a model alone gives [M, ...] for a minibatch, this one gives [S, M, ...].  Layers may
+    differ in size: they are padded with zeros that stay zeros, so that each model learns what it
+    would learn alone.  `halves` names the layers whose outputs are two vectors, as means and log
+    variances: each of the two is padded.  Layers are torch.nn.Linear with a bias; hooks are lost.
+    """
+    joint = copy.deepcopy(max(models, key=lambda m: sum(p.numel() for p in m.parameters())))
+    for name, layers in _linear_layers(models):
+        outputs, inputs = (max(layer.weight.shape[i] for layer in layers) for i in (0, 1))
+        together = Linear(len(models), inputs, outputs).to(layers[0].weight)
+        used = copy.deepcopy(together)
+        with torch.no_grad():
+            for s, layer in enumerate(layers):
+                for place, own in _places(together, s, layer, 1 + (name in halves)):
+                    place.copy_(own)
+                for place, _ in _places(used, s, layer, 1 + (name in halves)):
+                    place.fill_(1.0)
+        assert used.bias is not None
+        if not used.weight.all():
+            both = torch.cat([used.bias.detach(), used.weight.detach()], dim=1)
+            together.register_buffer("used", both, persistent=False)
+        joint.set_submodule(name, together)
+    return joint
+
+
+@torch.no_grad()
+def apart(joint: Model, models: Sequence[Model], *, halves: Collection[str] = ()) -> None:
+    """Copy what `joint` has learnt into the `models` that `side_by_side` made it of."""
+    for name, layers in _linear_layers(models):
+        together = joint.get_submodule(name)
+        assert isinstance(together, Linear), name
+        for s, layer in enumerate(layers):
+            for place, own in _places(together, s, layer, 1 + (name in halves)):
+                own.copy_(place)
+
+
+def _linear_layers(models: Sequence[nn.Module]) -> Iterator[tuple[str, list[nn.Linear]]]:
+    for name, first in models[0].named_modules():
+        if isinstance(first, nn.Linear):
+            layers = [model.get_submodule(name) for model in models]
+            yield name, [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+
+def _places(
+    together: Linear, s: int, layer: nn.Linear, parts: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views [I, parts, O] of net s in `together` and of its own layer: of weights, then biases."""
+    assert together.bias is not None
+    for whole, mine in (
+        (together.weight[s], layer.weight.T),
+        (together.bias[s], layer.bias[None]),
+    ):
+        own = mine.unflatten(1, (parts, -1))
+        yield whole.unflatten(1, (parts, -1))[: len(own), :, : own.shape[2]], own

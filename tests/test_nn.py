@@ -14,7 +14,8 @@ import torch
 from scipy.stats import kstest, norm, uniform
 from torch import Tensor, nn
 
-from genbook.nn import BatchNorm, Linear, Maxout, init, mlp
+from genbook import aevb, training
+from genbook.nn import BatchNorm, Linear, Maxout, apart, init, mlp, side_by_side
 
 # float64 against float64, of sums of a few dozen terms.
 same = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-11)
@@ -313,3 +314,103 @@ def test_init_with_a_deviation_sets_biases_to_zero() -> None:
 def test_init_needs_a_generator_for_each_net(seeds: Sequence[int]) -> None:
     with pytest.raises(ValueError, match=f"3 nets need as many generators: {len(seeds)}"):
         init(several(3), randoms(*seeds))
+
+
+# Models side by side: the VAEs of chapter 1, whose sizes differ in the number of latent variables.
+
+SIZES = (3, 7, 1)
+HALVES = {"encoder.out"}
+
+
+def vaes(decoder: str) -> list[aevb.VAE]:
+    models = [aevb.VAE(pixels=9, hidden=5, latents=j, decoder=decoder) for j in SIZES]
+    return [filled(model, seed) for seed, model in enumerate(models)]
+
+
+def elbo_of(vae: aevb.VAE, x: Tensor) -> Tensor:
+    return -aevb.elbo(vae, x, generator=None).mean(dim=-1).sum()
+
+
+def wake_sleep_of(vae: aevb.VAE, x: Tensor) -> Tensor:
+    phases = aevb.wake_sleep(vae, x, generator=None)
+    return -(phases.wake + phases.sleep).mean(dim=-1).sum()
+
+
+class Noise:
+    """The same draws for models side by side and for one of them alone, which needs fewer."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.calls = 0
+        patch.setattr(torch, "randn", self.randn)
+        patch.setattr(torch, "bernoulli", lambda p, generator: (p > 0.5).to(p.dtype))
+
+    def randn(self, *shape: Any, **_: Any) -> Tensor:
+        shape = shape[0] if isinstance(shape[0], tuple) else shape
+        self.calls += 1
+        draws = torch.empty(M, 9, dtype=torch.float64)
+        draws.normal_(generator=random(self.calls))
+        return draws[:, : shape[-1]].expand(shape)
+
+
+def trained(model: aevb.VAE, objective: Any, patch: pytest.MonkeyPatch) -> None:
+    """Four steps of Adagrad, with decay of the decoder's weights."""
+    groups = [
+        {"params": model.encoder.parameters()},
+        {"params": model.decoder.parameters(), "weight_decay": 0.1},
+    ]
+    optimizer = training.adagrad(groups, lr=0.02)
+    for step in range(4):
+        with patch.context() as inner:
+            x = drawn(50 + step, M, 9).sigmoid()
+            Noise(inner)
+            optimizer.zero_grad()
+            objective(model, x).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("objective", [elbo_of, wake_sleep_of])
+@pytest.mark.parametrize("decoder", ["bernoulli", "gaussian"])
+def test_models_side_by_side_learn_what_each_learns_alone(
+    monkeypatch: pytest.MonkeyPatch, decoder: str, objective: Any
+) -> None:
+    alone, together = vaes(decoder), vaes(decoder)
+    joint = side_by_side(together, halves=HALVES)
+    used = {name: p.detach() != 0.0 for name, p in joint.named_parameters()}
+    trained(joint, objective, monkeypatch)
+    apart(joint, together, halves=HALVES)
+    for mine, other, untrained in zip(alone, together, vaes(decoder), strict=True):
+        trained(mine, objective, monkeypatch)
+        for p, q, start in zip(
+            mine.parameters(), other.parameters(), untrained.parameters(), strict=True
+        ):
+            same(q, p)
+            assert not torch.equal(p, start)
+    for name, p in joint.named_parameters():
+        assert torch.equal(p.detach() != 0.0, used[name]), f"{name}: padding has changed"
+    padded = {name for name, mask in used.items() if not mask.all()}
+    assert padded == {"encoder.out.weight", "encoder.out.bias", "decoder.hidden.weight"}
+
+
+def test_models_of_one_size_are_not_padded_and_keep_their_place() -> None:
+    models = [filled(mlp_of_torch(), seed) for seed in range(S)]
+    joint, x = side_by_side(models), drawn(0, M, 4)
+    same(joint(x), torch.stack([model(x) for model in models]))
+    same(joint(x.expand(S, M, 4)), joint(x))
+    assert all(layer.used is None for layer in joint if isinstance(layer, Linear))
+    with torch.no_grad():
+        for p in joint.parameters():
+            p[1] += 1.0
+    before = [model(x) for model in models]
+    apart(joint, models)
+    same(torch.stack([model(x) for model in models]), joint(x))
+    same(models[0](x), before[0])
+    assert not torch.allclose(models[1](x), before[1])
+
+
+def mlp_of_torch() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def test_a_checkpoint_of_models_side_by_side_has_no_padding_masks() -> None:
+    joint = side_by_side(vaes("bernoulli"), halves=HALVES)
+    assert set(joint.state_dict()) == {name for name, _ in joint.named_parameters()}

@@ -1,7 +1,8 @@
 """AEVB training two ways, ours and the textbook's.
 
-The 784-500-20 networks of section 5 with the same first weights, batches of 100 MNIST images, one
-draw of z, Adagrad with a step of 0.02.
+The networks of section 5, 784-500 and as many latent variables as asked for, with the same first
+weights, batches of 100 MNIST images, one draw of z, Adagrad with a step of 0.02.  Several models
+train side by side in our way, one after another in the textbook's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,8 +20,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from genbook import aevb, data, precision, training
+from genbook import nn as nets
 
-PIXELS, HIDDEN, LATENTS = 784, 500, 20  # paper, section 5
+PIXELS, HIDDEN = 784, 500  # paper, section 5
 BATCH, STEP_SIZE, STD = 100, 0.02, 0.1  # paper; 0.02 is one of its three steps
 
 
@@ -48,12 +51,12 @@ class MNIST(Dataset[tuple[Tensor, int]]):
 class TextbookVAE(nn.Module):
     """Laid out as the VAE among PyTorch's own examples: a sigmoid inside, two encoder heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, latents: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(PIXELS, HIDDEN)
-        self.fc21 = nn.Linear(HIDDEN, LATENTS)
-        self.fc22 = nn.Linear(HIDDEN, LATENTS)
-        self.fc3 = nn.Linear(LATENTS, HIDDEN)
+        self.fc21 = nn.Linear(HIDDEN, latents)
+        self.fc22 = nn.Linear(HIDDEN, latents)
+        self.fc3 = nn.Linear(latents, HIDDEN)
         self.fc4 = nn.Linear(HIDDEN, PIXELS)
 
     def start_as(self, vae: aevb.VAE) -> None:
@@ -96,10 +99,11 @@ class Textbook:
 
     dtype = "float32"  # of its products
 
-    def __init__(self, mnist: data.ImageData, start: aevb.VAE):
-        self.model = TextbookVAE()
-        self.model.start_as(start)
-        self.optimizer = torch.optim.Adagrad(self.model.parameters(), lr=STEP_SIZE)
+    def __init__(self, mnist: data.ImageData, starts: Sequence[aevb.VAE]):
+        self.models = [TextbookVAE(start.latents) for start in starts]
+        for model, start in zip(self.models, starts, strict=True):
+            model.start_as(start)
+        self.optimizers = [torch.optim.Adagrad(m.parameters(), lr=STEP_SIZE) for m in self.models]
         assert mnist.train_labels is not None
         items = MNIST(mnist.train_images, mnist.train_labels)
         self.loader = DataLoader(items, batch_size=BATCH, shuffle=True, num_workers=0)
@@ -107,32 +111,36 @@ class Textbook:
 
     def train(self, steps: int) -> None:
         torch.set_flush_denormal(False)  # the default, which our way changes
-        train_loss = 0.0
-        for x, _ in itertools.islice(self.epochs, steps):
-            self.optimizer.zero_grad()
-            recon_batch, mu, logvar = self.model(x)
-            loss = textbook_loss(recon_batch, x, mu, logvar)
-            loss.backward()
-            train_loss += loss.item()
-            self.optimizer.step()
+        for model, optimizer in zip(self.models, self.optimizers, strict=True):
+            train_loss = 0.0
+            for x, _ in itertools.islice(self.epochs, steps):
+                optimizer.zero_grad()
+                recon_batch, mu, logvar = model(x)
+                loss = textbook_loss(recon_batch, x, mu, logvar)
+                loss.backward()
+                train_loss += loss.item()
+                optimizer.step()
 
     @torch.no_grad()
     def bound(self, x: Tensor) -> float:
-        return -textbook_loss(self.model(x)[0], x, *self.model.encode(x)).item() / len(x)
+        """The mean over images and models."""
+        losses = [textbook_loss(m(x)[0], x, *m.encode(x)).item() / len(x) for m in self.models]
+        return -sum(losses) / len(losses)
 
 
 class Ours:
     """The loop of the chapter: batches from a resident tensor, products in bfloat16 where that is
-    fast, estimator B, one fused step."""
+    fast, estimator B, one fused step, all models at once."""
 
-    def __init__(self, mnist: data.ImageData, start: aevb.VAE):
-        self.images, self.vae = mnist.train_images.flatten(1), start
-        precision.single_results(start.encoder.out, start.decoder.out)
+    def __init__(self, mnist: data.ImageData, starts: Sequence[aevb.VAE]):
+        self.images, self.vaes = mnist.train_images.flatten(1), starts
+        self.stacked = nets.side_by_side(starts, halves={"encoder.out"})
+        precision.single_results(self.stacked.encoder.out, self.stacked.decoder.out)
         self.dtype = "bfloat16" if precision.is_fast("cpu") else "float32"
         self.training = training.Training(
             f"bench-{time.monotonic_ns()}",
-            start,
-            training.adagrad(start.parameters(), lr=STEP_SIZE),
+            self.stacked,
+            training.adagrad(self.stacked.parameters(), lr=STEP_SIZE),
             training.stream(0, "bench"),
         )
         self.batches = self.training.batches(self.images, size=BATCH, steps=sys.maxsize)
@@ -142,15 +150,19 @@ class Ours:
         t, products = self.training, precision.products("cpu", half=True)
         for x in itertools.islice(self.batches, steps):
             with products:
-                loss = -aevb.elbo(self.vae, x, generator=t.generator).mean()
+                loss = -aevb.elbo(self.stacked, x, generator=t.generator).mean(dim=-1).sum()
             t.step(loss)
 
     def bound(self, x: Tensor) -> float:
-        return aevb.mean_bound(self.vae, x, generator=training.stream(0, "bound"))
+        """The mean over images and models."""
+        nets.apart(self.stacked, self.vaes, halves={"encoder.out"})
+        g = training.stream(0, "bound")
+        bounds = [aevb.mean_bound(vae, x, generator=g) for vae in self.vaes]
+        return sum(bounds) / len(bounds)
 
 
-def new_vae() -> aevb.VAE:
+def new_vae(latents: int) -> aevb.VAE:
     """The model that both ways start from."""
-    vae = aevb.VAE(pixels=PIXELS, hidden=HIDDEN, latents=LATENTS)
+    vae = aevb.VAE(pixels=PIXELS, hidden=HIDDEN, latents=latents)
     aevb.init_normal(vae, std=STD, generator=training.stream(0, "init"))
     return vae

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genbook import aevb, data
+from genbook import nn as nets
 from genbook.bench import textbook as bench
 
 
@@ -30,43 +31,46 @@ def test_an_item_of_the_textbook_is_the_picture_over_255(mnist):
     assert (label, len(items)) == (2, 300)
 
 
-@pytest.fixture
-def shared_noise(monkeypatch):
-    """Both ways draw their noise from the same seed."""
-
-    def randn(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
-
-    monkeypatch.setattr(torch, "randn_like", randn)
-    return lambda: torch.Generator().manual_seed(0)
+def noise(random: torch.Generator) -> Tensor:
+    """What our way draws for two models, of which the larger has 20 latent variables."""
+    return torch.randn(2, 60, 20, generator=random)
 
 
-def test_both_ways_have_one_loss_and_take_one_step(mnist, shared_noise, monkeypatch, tmp_path):
+def test_both_ways_have_one_loss_and_take_one_step(mnist, monkeypatch, tmp_path):
     monkeypatch.setenv("GENBOOK_RUN_DIR", str(tmp_path))
     # At 0.01 the first steps of 0.02 on every weight do not blow rounding up, as they do at 0.1.
     monkeypatch.setattr(bench, "STD", 0.01)
-    ours, textbook = bench.Ours(mnist, bench.new_vae()), bench.Textbook(mnist, bench.new_vae())
+    ours = bench.Ours(mnist, [bench.new_vae(20), bench.new_vae(7)])
+    textbook = bench.Textbook(mnist, [bench.new_vae(20), bench.new_vae(7)])
     for start in range(0, 180, 60):
         x = mnist.train_images[start : start + 60].flatten(1).float() / 255.0
-        bound = aevb.elbo(ours.vae, x, generator=shared_noise())
-        recon_x, mu, logvar = textbook.model(x)
-        loss = bench.textbook_loss(recon_x, x, mu, logvar)
-        # float32, and a logarithm of a sigmoid in the textbook, over three steps.
-        assert loss.item() == pytest.approx(-bound.sum().item(), rel=1e-4)
-        ours.training.step(-bound.mean())
-        textbook.optimizer.zero_grad()
-        loss.backward()
-        textbook.optimizer.step()
-    ends = bench.TextbookVAE()
-    ends.start_as(ours.vae)
-    for a, b in zip(ends.parameters(), textbook.model.parameters(), strict=True):
-        # Adagrad does not see that one loss is a mean and the other a sum.  A step is 0.02, and
-        # the sign of a tiny first gradient may differ by rounding in a few weights.
-        assert ((a - b).abs() < 1e-3).float().mean() > 0.999
+        bounds = aevb.elbo(ours.stacked, x, generator=torch.Generator().manual_seed(start))
+        eps = noise(torch.Generator().manual_seed(start))
+        for s, (model, optimizer) in enumerate(
+            zip(textbook.models, textbook.optimizers, strict=True)
+        ):
+            mine = eps[s, :, : ours.vaes[s].latents]
+            monkeypatch.setattr(torch, "randn_like", lambda like, mine=mine: mine)
+            recon_x, mu, logvar = model(x)
+            loss = bench.textbook_loss(recon_x, x, mu, logvar)
+            # float32, and a logarithm of a sigmoid in the textbook, over three steps.
+            assert loss.item() == pytest.approx(-bounds[s].sum().item(), rel=1e-4)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        ours.training.step(-bounds.mean(dim=-1).sum())
+    nets.apart(ours.stacked, ours.vaes, halves={"encoder.out"})
+    for vae, model in zip(ours.vaes, textbook.models, strict=True):
+        ends = bench.TextbookVAE(vae.latents)
+        ends.start_as(vae)
+        for a, b in zip(ends.parameters(), model.parameters(), strict=True):
+            # Adagrad does not see that one loss is a mean and the other a sum.  A step is 0.02,
+            # and the sign of a tiny first gradient may differ by rounding in a few weights.
+            assert ((a - b).abs() < 1e-3).float().mean() > 0.999
 
 
 def test_both_ways_start_from_one_model():
-    first, second = bench.new_vae(), bench.new_vae()
+    first, second = bench.new_vae(20), bench.new_vae(20)
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )

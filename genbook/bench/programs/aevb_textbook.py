@@ -1,5 +1,5 @@
-"""AEVB on MNIST, 784-500-20: the chapter's loop against the one of the textbooks (see
-genbook.bench.textbook), from the same weights."""
+"""AEVB on MNIST: the chapter's loop against the one of the textbooks (see genbook.bench.textbook),
+from the same weights; `latents` has the number of latent variables of each model."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ def side(kind, sizes):
     torch.set_num_threads(sizes["threads"])
     torch.manual_seed(0)
     mnist = data.load("mnist")
-    way = getattr(textbook, kind)(mnist, textbook.new_vae())
+    way = getattr(textbook, kind)(mnist, [textbook.new_vae(n) for n in sizes["latents"]])
     x = mnist.test_images[:2_000].flatten(1).float() / 255.0
 
     def found():
