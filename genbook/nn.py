@@ -22,22 +22,23 @@ Model = TypeVar("Model", bound=nn.Module)
 class Linear(nn.Module):
     """y_s = x_s W_s + b_s: [S, M, I], or [M, I] for all nets the same, -> [S, M, O]."""
 
-    used: Tensor | None  # [S, 1 + I, O]: 1 for a bias or weight, 0 for padding; None: no padding
+    mask: Tensor | None  # [S, 1 + I, O]: 1 for a bias or weight, 0 for padding; None: no padding
 
     def __init__(self, nets: int, inputs: int, outputs: int, *, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(nets, inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(nets, 1, outputs)) if bias else None
-        self.register_buffer("used", None)
+        self.parts = 1  # of the outputs, each padded for itself
+        self.register_buffer("mask", None)
 
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if x.dim() == 2:
             x = x.expand(len(weight), *x.shape)
-        if self.used is not None:
-            weight = weight * self.used[:, 1:]
-            bias = None if bias is None else bias * self.used[:, :1]
+        if self.mask is not None:
+            weight = weight * self.mask[:, 1:]
+            bias = None if bias is None else bias * self.mask[:, :1]
         if weight.shape[2] == 1:  # a product with one column costs less as a sum
             y = (x * weight.mT).sum(dim=2, keepdim=True)
             return y if bias is None else y + bias
@@ -139,53 +140,71 @@ def side_by_side(models: Sequence[Model], *, halves: Collection[str] = ()) -> Mo
     Where a model alone gives [M, ...] for a minibatch, this one gives [S, M, ...].  Layers may
     differ in size: they are padded with zeros that stay zeros, so that each model learns what it
     would learn alone.  `halves` names the layers whose outputs are two vectors, as means and log
-    variances: each of the two is padded.  Layers are torch.nn.Linear with a bias; hooks are lost.
+    variances: each of the two is padded.  All that is not a layer comes from the largest model;
+    hooks of layers are lost.  ValueError unless the models have the same modules and learn nothing
+    but torch.nn.Linear layers with biases.
     """
-    joint = copy.deepcopy(max(models, key=lambda m: sum(p.numel() for p in m.parameters())))
-    for name, layers in _linear_layers(models):
+    shared = _linear_layers(models)
+    if unknown := set(halves) - set(shared):
+        raise ValueError(f"no linear layers of these models: {', '.join(sorted(unknown))}")
+    joint = copy.deepcopy(max(models, key=_size))
+    for name, layers in shared.items():
         outputs, inputs = (max(layer.weight.shape[i] for layer in layers) for i in (0, 1))
         together = Linear(len(models), inputs, outputs).to(layers[0].weight)
-        used = copy.deepcopy(together)
+        together.parts = 2 if name in halves else 1
+        ones = copy.deepcopy(together)
         with torch.no_grad():
             for s, layer in enumerate(layers):
-                for place, own in _places(together, s, layer, 1 + (name in halves)):
+                for place, own in _places(together, s, layer):
                     place.copy_(own)
-                for place, _ in _places(used, s, layer, 1 + (name in halves)):
+                for place, _ in _places(ones, s, layer):
                     place.fill_(1.0)
-        assert used.bias is not None
-        if not used.weight.all():
-            both = torch.cat([used.bias.detach(), used.weight.detach()], dim=1)
-            together.register_buffer("used", both, persistent=False)
+        assert ones.bias is not None
+        if not ones.weight.all():
+            mask = torch.cat([ones.bias, ones.weight], dim=1).detach()
+            together.register_buffer("mask", mask, persistent=False)
         joint.set_submodule(name, together)
     return joint
 
 
 @torch.no_grad()
-def apart(joint: Model, models: Sequence[Model], *, halves: Collection[str] = ()) -> None:
+def apart(joint: Model, models: Sequence[Model]) -> None:
     """Copy what `joint` has learnt into the `models` that `side_by_side` made it of."""
-    for name, layers in _linear_layers(models):
+    for name, layers in _linear_layers(models).items():
         together = joint.get_submodule(name)
         assert isinstance(together, Linear), name
         for s, layer in enumerate(layers):
-            for place, own in _places(together, s, layer, 1 + (name in halves)):
+            for place, own in _places(together, s, layer):
                 own.copy_(place)
 
 
-def _linear_layers(models: Sequence[nn.Module]) -> Iterator[tuple[str, list[nn.Linear]]]:
-    for name, first in models[0].named_modules():
-        if isinstance(first, nn.Linear):
-            layers = [model.get_submodule(name) for model in models]
-            yield name, [layer for layer in layers if isinstance(layer, nn.Linear)]
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
-def _places(
-    together: Linear, s: int, layer: nn.Linear, parts: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _linear_layers(models: Sequence[nn.Module]) -> dict[str, list[nn.Linear]]:
+    """The linear layers by name, one of each model."""
+    kinds = [[(name, type(m)) for name, m in model.named_modules()] for model in models]
+    if not kinds or any(other != kinds[0] for other in kinds):
+        raise ValueError(f"{len(models)} models side by side must have the same modules")
+    shared: dict[str, list[nn.Linear]] = {}
+    for model in models:
+        for name, m in model.named_modules():
+            if isinstance(m, nn.Linear):
+                shared.setdefault(name, []).append(m)
+    size = sum(_size(layer) for layers in shared.values() for layer in layers)
+    biased = all(layer.bias is not None for layers in shared.values() for layer in layers)
+    if not biased or size != sum(_size(model) for model in models):
+        raise ValueError("models side by side may have linear layers with biases and no others")
+    return shared
+
+
+def _places(together: Linear, s: int, layer: nn.Linear) -> Iterator[tuple[Tensor, Tensor]]:
     """Views [I, parts, O] of net s in `together` and of its own layer: of weights, then biases."""
     assert together.bias is not None
     for whole, mine in (
         (together.weight[s], layer.weight.T),
         (together.bias[s], layer.bias[None]),
     ):
-        own = mine.unflatten(1, (parts, -1))
-        yield whole.unflatten(1, (parts, -1))[: len(own), :, : own.shape[2]], own
+        own = mine.unflatten(1, (together.parts, -1))
+        yield whole.unflatten(1, (together.parts, -1))[: len(own), :, : own.shape[2]], own

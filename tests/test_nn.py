@@ -377,7 +377,7 @@ def test_models_side_by_side_learn_what_each_learns_alone(
     joint = side_by_side(together, halves=HALVES)
     used = {name: p.detach() != 0.0 for name, p in joint.named_parameters()}
     trained(joint, objective, monkeypatch)
-    apart(joint, together, halves=HALVES)
+    apart(joint, together)
     for mine, other, untrained in zip(alone, together, vaes(decoder), strict=True):
         trained(mine, objective, monkeypatch)
         for p, q, start in zip(
@@ -396,7 +396,7 @@ def test_models_of_one_size_are_not_padded_and_keep_their_place() -> None:
     joint, x = side_by_side(models), drawn(0, M, 4)
     same(joint(x), torch.stack([model(x) for model in models]))
     same(joint(x.expand(S, M, 4)), joint(x))
-    assert all(layer.used is None for layer in joint if isinstance(layer, Linear))
+    assert all(layer.mask is None for layer in joint if isinstance(layer, Linear))
     with torch.no_grad():
         for p in joint.parameters():
             p[1] += 1.0
@@ -414,3 +414,27 @@ def mlp_of_torch() -> nn.Sequential:
 def test_a_checkpoint_of_models_side_by_side_has_no_padding_masks() -> None:
     joint = side_by_side(vaes("bernoulli"), halves=HALVES)
     assert set(joint.state_dict()) == {name for name, _ in joint.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([], "0 models side by side must have the same modules"),
+        (
+            [nn.Sequential(nn.Linear(4, 5)), nn.Sequential(nn.ReLU())],
+            "2 models .* the same modules",
+        ),
+        ([nn.Sequential(nn.Tanh()), nn.Sequential(nn.ReLU())], "the same modules"),
+        ([*vaes("bernoulli"), *vaes("gaussian")], "the same modules"),
+        ([nn.Sequential(nn.Linear(4, 5, bias=False))], "with biases and no others"),
+        ([nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5))], "with biases and no others"),
+    ],
+)
+def test_models_that_cannot_be_stacked_are_refused(models: list[nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        side_by_side(models)
+
+
+def test_halves_must_be_layers() -> None:
+    with pytest.raises(ValueError, match=r"no linear layers of these models: encoder\.hiden, out"):
+        side_by_side(vaes("bernoulli"), halves={"out", "encoder.hiden"})

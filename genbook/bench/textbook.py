@@ -155,7 +155,7 @@ class Ours:
 
     def bound(self, x: Tensor) -> float:
         """The mean over images and models."""
-        nets.apart(self.stacked, self.vaes, halves={"encoder.out"})
+        nets.apart(self.stacked, self.vaes)
         g = training.stream(0, "bound")
         bounds = [aevb.mean_bound(vae, x, generator=g) for vae in self.vaes]
         return sum(bounds) / len(bounds)
