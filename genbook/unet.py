@@ -118,14 +118,25 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every place four times, then a convolution."""
+    """Every place four times, then a convolution; done as one transposed convolution.
+
+    Of the 3 x 3 places under the weights only 2 x 2 differ.  A row of weights (a, b, c) after the
+    repetition is a row (c, b + c, a + b, a) of a transposed convolution of stride 2, on the places
+    as they were: the same numbers with 4/9 of the arithmetic.
+    """
+
+    spread: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = conv(channels, channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        scaled(self.conv)
+        row = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+        self.register_buffer("spread", torch.kron(row, row).T, persistent=False)  # [9, 16]
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        weight = (self.conv.weight.transpose(0, 1).flatten(2) @ self.spread).unflatten(2, (4, 4))
+        return functional.conv_transpose2d(x, weight, self.conv.bias, stride=2, padding=1)
 
 
 class UNet(nn.Module):

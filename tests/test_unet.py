@@ -318,6 +318,19 @@ def test_downsampling_pads_at_the_end_and_upsampling_repeats() -> None:
             assert torch.equal(up(x, no_time)[:, :, i::2, j::2], x)
 
 
+def test_upsampling_is_a_repetition_and_a_convolution() -> None:
+    up, no_time = unet.Upsample(3).double(), torch.empty(0)
+    nn.init.normal_(up.conv.bias, generator=torch.Generator().manual_seed(1))
+    x = drawn(0, 2, 3, 4, 6).double().requires_grad_()
+    plain = up.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    target = drawn(1, *plain.shape).double()
+    wanted = torch.autograd.grad((plain * target).sum(), [x, *up.conv.parameters()])
+    ours = up(x, no_time)
+    found = torch.autograd.grad((ours * target).sum(), [x, *up.conv.parameters()])
+    for ours_one, plain_one in zip([ours, *found], [plain, *wanted], strict=True):
+        torch.testing.assert_close(ours_one, plain_one, rtol=1e-12, atol=1e-12)  # float64
+
+
 def test_a_group_of_one_channel_forgets_the_time() -> None:
     """Which is why `GroupNorm` refuses it: what is added to a channel is the group's mean."""
     block = unet.ResidualBlock(8, 8, 16, groups=4, dropout=0.0)
