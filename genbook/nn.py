@@ -141,12 +141,15 @@ def side_by_side(models: Sequence[Model], *, halves: Collection[str] = ()) -> Mo
     differ in size: they are padded with zeros that stay zeros, so that each model learns what it
     would learn alone.  `halves` names the layers whose outputs are two vectors, as means and log
     variances: each of the two is padded.  All that is not a layer comes from the largest model;
-    hooks of layers are lost.  ValueError unless the models have the same modules and learn nothing
-    but torch.nn.Linear layers with biases.
+    hooks of layers are lost.  One model alone is given back as it is, and still gives [M, ...].
+    ValueError unless the models have the same modules and learn nothing but torch.nn.Linear layers
+    with biases.
     """
     shared = _linear_layers(models)
     if unknown := set(halves) - set(shared):
         raise ValueError(f"no linear layers of these models: {', '.join(sorted(unknown))}")
+    if len(models) == 1:
+        return models[0]
     joint = copy.deepcopy(max(models, key=_size))
     for name, layers in shared.items():
         outputs, inputs = (max(layer.weight.shape[i] for layer in layers) for i in (0, 1))
@@ -170,6 +173,8 @@ def side_by_side(models: Sequence[Model], *, halves: Collection[str] = ()) -> Mo
 @torch.no_grad()
 def apart(joint: Model, models: Sequence[Model]) -> None:
     """Copy what `joint` has learnt into the `models` that `side_by_side` made it of."""
+    if joint is models[0]:
+        return
     for name, layers in _linear_layers(models).items():
         together = joint.get_submodule(name)
         assert isinstance(together, Linear), name

@@ -407,6 +407,15 @@ def test_models_of_one_size_are_not_padded_and_keep_their_place() -> None:
     assert not torch.allclose(models[1](x), before[1])
 
 
+def test_one_model_alone_stays_as_it_is() -> None:
+    model, before = filled(mlp_of_torch()), filled(mlp_of_torch())
+    joint = side_by_side([model])
+    assert joint is model
+    apart(joint, [model])
+    for p, q in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def mlp_of_torch() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
 
