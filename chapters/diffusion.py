@@ -55,6 +55,7 @@ from genbook import (
     mixtures,
     parallel,
     plotting,
+    precision,
     training,
     unet,
 )
@@ -87,7 +88,7 @@ class Profile:
     updates: int  # of the main network
     warmup: int
     ema: float
-    half: bool  # bfloat16 in training
+    half: bool  # bfloat16 in training, where the machine has instructions for it
     samples: int  # of the main network, at most half of the test images
     sample_steps: int  # 1000 where it can be afforded
     few: int  # samples of every other measure
@@ -124,7 +125,7 @@ PROFILES = {
     "book": Profile(
         toy_updates=4_000, toy_points=500, ideal_points=5_000, classifier_updates=800, autoencoder_updates=600, judged=1_000,
         side=14, patch=2, channels=48, multipliers=(1,), blocks=2, updates=1_200, warmup=100, ema=0.995,
-        half=False, samples=250, sample_steps=100, few=100, coded=8, table_channels=16, table_updates=0, table_samples=0, variant_updates=30,
+        half=True, samples=250, sample_steps=100, few=100, coded=8, table_channels=16, table_updates=0, table_samples=0, variant_updates=30,
         photo_updates=2, photo_channels=32, photo_batch=4, photo_warmup=2, photo_ema=0.5, photo_samples=1,
         photo_coded=0, photo_bound=False, lr=6e-3, cool=0.5,
     ),
@@ -990,7 +991,7 @@ def train(
     places = torch.arange(len(images), device=device)
 
     def slope(x_0, times, eps):
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        with precision.products(device, half=half):
             loss = reverse.loss(x_0, times, eps, simple=simple).mean()
         adam.zero_grad()
         loss.backward()
@@ -1870,8 +1871,8 @@ show_sheet(
 # * **The bound as a loss** is in bits a value, one term at a time, as in the official code. The scale matters, since the
 #   gradient is cut at a fixed norm.
 # * **Dropout**: 0.1 on CIFAR-10, none on MNIST (with: {result}`loss-dropout`).
-# * **Precision**: the `long` and `paper` profiles train with bfloat16 (the other way: {result}`loss-other-precision`); bounds
-#   and samples are never made in it.
+# * **Precision**: the U-Nets multiply in bfloat16 while they train, where the machine has instructions for it (the other
+#   way: {result}`loss-other-precision`); bounds and samples are never made in it.
 # * **The two variances**: $\beta_t$ and $\tilde\beta_t$ give code lengths of {result}`bound-simple` and {result}`code-small`.
 # * **The normal distribution function** of the last step is exact; the official code has an approximation by tanh.
 # * **The average** starts as a copy of the weights after the first update.

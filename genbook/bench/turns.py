@@ -126,15 +126,22 @@ def _running(*programs: Program) -> Iterator[None]:
 
 
 def compare(
-    name: str, peer_name: str, sizes: Mapping[str, Any], *, python: Path, turns: int
+    name: str,
+    peer_name: str,
+    sizes: Mapping[str, Any],
+    *,
+    python: Path,
+    turns: int,
+    warm_up: bool = True,
 ) -> Comparison:
-    """One turn of each to warm up, then `turns` of each in alternation."""
+    """One turn of each to warm up, unless told not to, then `turns` of each in alternation."""
     ours = Program(name, "ours", sizes, Path(sys.executable))
     peer = Program(name, "peer", sizes, python)
     with _running(ours, peer):
         for program in (ours, peer):
             program.ready()
-            program.turn()
+            if warm_up:
+                program.turn()
         seconds = [(ours.turn(), peer.turn()) for _ in range(turns)]
         found = [program.end()["found"] for program in (ours, peer)]
     sides = [

@@ -39,6 +39,24 @@ def test_the_sides_take_turns_and_find_the_same() -> None:
     assert found.peer.memory > 10 * 300 * 784 * 8 / 2**20
 
 
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_a_turn_before_the_first_is_left_out_where_turns_are_long(
+    warm_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, turn = [], turns.Program.turn
+
+    def counted(program: turns.Program) -> float:
+        taken.append(program.what)
+        return turn(program)
+
+    monkeypatch.setattr(turns.Program, "turn", counted)
+    found = turns.compare("parzen_window", "numpy", SMALL, python=PYTHON, turns=2, warm_up=warm_up)
+    assert len(found.peer.seconds) == 2
+    # Each side: two turns, one for its memory, and one to warm up.
+    assert len(taken) == 2 * (3 + warm_up)
+    assert not bench.ENTRIES["parzen_window"].warm_up
+
+
 @pytest.mark.parametrize(
     ("name", "sizes", "found"),
     [
