@@ -1871,8 +1871,9 @@ show_sheet(
 # * **The bound as a loss** is in bits a value, one term at a time, as in the official code. The scale matters, since the
 #   gradient is cut at a fixed norm.
 # * **Dropout**: 0.1 on CIFAR-10, none on MNIST (with: {result}`loss-dropout`).
-# * **Precision**: the U-Nets multiply in bfloat16 while they train, where the machine has instructions for it (the other
-#   way: {result}`loss-other-precision`); bounds and samples are never made in it.
+# * **Precision**: the U-Nets multiply in bfloat16 while they train, where the machine has instructions for it; bounds and
+#   samples are never made in it. The trial in the other precision gives {result}`loss-other-precision`, in the long runs
+#   {result}`loss-other-precision@long` against {result}`loss-plain@long`, a difference of the size of that between seeds.
 # * **The two variances**: $\beta_t$ and $\tilde\beta_t$ give code lengths of {result}`bound-simple` and {result}`code-small`.
 # * **The normal distribution function** of the last step is exact; the official code has an approximation by tanh.
 # * **The average** starts as a copy of the weights after the first update.
